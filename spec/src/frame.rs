@@ -27,7 +27,16 @@ pub enum Body {
     /// A learner asks for the state of exactly `round`, part `part` of `parts`.
     StateWanted { round: Round, part: u16, parts: u16 },
     /// Part of a state: bytes `offset ..` of `total`.
-    State { round: Round, part: u16, parts: u16, total: u64, offset: u64, payload: Bytes, sha256_of_part: [u8; 32], last: bool },
+    State {
+        round: Round,
+        part: u16,
+        parts: u16,
+        total: u64,
+        offset: u64,
+        payload: Bytes,
+        sha256_of_part: [u8; 32],
+        last: bool,
+    },
     /// The sender is already past the wanted round, or no longer holds the wanted chunk.
     Gone { wanted: Round, at: Round },
 }

@@ -111,7 +111,9 @@ name!(/// A machine, VM or pod, by a name that survives restarts of its agent.
 
 /// A name that cannot be a path segment, a key and a label at once.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} \"{text}\" is not 1 to 63 characters out of a-z, 0-9, '-', '.' and '_' that begin and end with a letter or digit")]
+#[error(
+    "{what} \"{text}\" is not 1 to 63 characters out of a-z, 0-9, '-', '.' and '_' that begin and end with a letter or digit"
+)]
 pub struct BadName {
     pub what: &'static str,
     pub text: String,

@@ -2,14 +2,14 @@
 //!
 //! Pure: no clock, file, socket or environment. What travels on a wire is translated in `proto`.
 
-pub mod ids;
-pub mod tree;
-pub mod layout;
-pub mod view;
-pub mod frame;
-pub mod facts;
 pub mod api;
+pub mod facts;
+pub mod frame;
+pub mod ids;
 pub mod job;
+pub mod layout;
 pub mod limits;
+pub mod tree;
+pub mod view;
 
 pub use ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Shard, Step, Term, WorkerId};

@@ -116,13 +116,25 @@ pub enum Optimizer {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrSchedule {
-    Constant { warmup: u64 },
+    Constant {
+        warmup: u64,
+    },
     /// Linear fall to `end` (a factor) at the last step.
-    Linear { warmup: u64, end: f64 },
+    Linear {
+        warmup: u64,
+        end: f64,
+    },
     /// Half a cosine down to `end` (a factor) at the last step.
-    Cosine { warmup: u64, end: f64 },
+    Cosine {
+        warmup: u64,
+        end: f64,
+    },
     /// Multiplied by `gamma` every `every` steps.
-    Step { warmup: u64, every: u64, gamma: f64 },
+    Step {
+        warmup: u64,
+        every: u64,
+        gamma: f64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -203,7 +215,15 @@ mod tests {
 
     #[test]
     fn v_is_the_largest_power_of_two_that_leaves_four_samples() {
-        for (batch, bn, v) in [(32, false, 8), (32, true, 4), (256, false, 64), (4096, false, 64), (30, false, 2), (3, false, 1), (7, false, 1)] {
+        for (batch, bn, v) in [
+            (32, false, 8),
+            (32, true, 4),
+            (256, false, 64),
+            (4096, false, 64),
+            (30, false, 2),
+            (3, false, 1),
+            (7, false, 1),
+        ] {
             assert_eq!(default_shards(batch, bn), v, "batch {batch}, batch norm {bn}");
         }
     }

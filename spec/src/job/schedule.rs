@@ -75,7 +75,9 @@ mod tests {
 
     #[test]
     fn each_step_is_trained_once_and_validation_follows_every_so_many_and_the_last() {
-        for (steps, validate_every, has_validation) in [(0, 3, true), (7, 3, true), (6, 3, true), (5, 0, true), (5, 9, true), (4, 1, true), (5, 2, false)] {
+        for (steps, validate_every, has_validation) in
+            [(0, 3, true), (7, 3, true), (6, 3, true), (5, 0, true), (5, 9, true), (4, 1, true), (5, 2, false)]
+        {
             let schedule = Schedule { steps, validate_every, has_validation };
             let mut trained = 0;
             let mut validated = Vec::new();

@@ -29,27 +29,52 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The trainer holds the state of this round (initialised, or restored from a checkpoint). At most once, at boot.
-    Ready { round: Round },
+    Ready {
+        round: Round,
+    },
     View(View),
     /// The coordinator wants this worker to hand over and leave.
     Leave,
     /// From an authenticated peer of the same job and config.
-    Frame { from: WorkerId, frame: Frame },
+    Frame {
+        from: WorkerId,
+        frame: Frame,
+    },
     /// A data link broke (it may come back) or is up.
     LinkDown(WorkerId),
     LinkUp(WorkerId),
     /// Answer to [`Effect::Compute`]: one payload per chunk.
-    Computed { round: Round, node: TreeNode, chunks: Vec<Bytes> },
+    Computed {
+        round: Round,
+        node: TreeNode,
+        chunks: Vec<Bytes>,
+    },
     /// Answer to [`Effect::Sum`].
-    Summed { round: Round, chunk: u32, payload: Bytes },
+    Summed {
+        round: Round,
+        chunk: u32,
+        payload: Bytes,
+    },
     /// Answer to [`Effect::Apply`]: the trainer holds the state of round + 1.
-    Applied { round: Round },
+    Applied {
+        round: Round,
+    },
     /// Answer to [`Effect::TakeState`]: this part of the state of `round`, already cut for the wire.
-    StateTaken { to: WorkerId, round: Round, frames: Vec<elastic_spec::frame::Body> },
+    StateTaken {
+        to: WorkerId,
+        round: Round,
+        frames: Vec<elastic_spec::frame::Body>,
+    },
     /// Answer to [`Effect::Install`]: the trainer holds the state of `round`, or the bytes were refused.
-    Installed { round: Round, accepted: bool },
+    Installed {
+        round: Round,
+        accepted: bool,
+    },
     /// Answer to [`Effect::Publish`]. `false`: the disk refused; it is tried again at the next due round.
-    Published { round: Round, done: bool },
+    Published {
+        round: Round,
+        done: bool,
+    },
     /// A deadline of [`crate::Member::next_deadline`] has come.
     Tick,
 }
@@ -58,24 +83,51 @@ pub enum Event {
 /// order they are given; sums may run beside them; sends keep their order per peer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    Send { to: WorkerId, frame: Frame },
+    Send {
+        to: WorkerId,
+        frame: Frame,
+    },
     /// Compute the sum of the leaves under `node` from the state of `round`. At most one is out at a time.
-    Compute { round: Round, node: TreeNode },
+    Compute {
+        round: Round,
+        node: TreeNode,
+    },
     /// Add up `parts` (a cover of the whole tree) along the tree.
-    Sum { round: Round, chunk: u32, parts: Vec<(TreeNode, Bytes)> },
+    Sum {
+        round: Round,
+        chunk: u32,
+        parts: Vec<(TreeNode, Bytes)>,
+    },
     /// All chunks of `round`, in order: make the state of round + 1. Given exactly once for each round.
-    Apply { round: Round, chunks: Vec<Bytes> },
+    Apply {
+        round: Round,
+        chunks: Vec<Bytes>,
+    },
     /// Copy part of the state of `round`, which the trainer holds when this comes to its turn.
-    TakeState { to: WorkerId, round: Round, part: u16, parts: u16 },
+    TakeState {
+        to: WorkerId,
+        round: Round,
+        part: u16,
+        parts: u16,
+    },
     /// All parts in order: replace the state.
-    Install { round: Round, parts: Vec<Bytes> },
+    Install {
+        round: Round,
+        parts: Vec<Bytes>,
+    },
     /// Write and publish a checkpoint of the state of `round`, which the trainer holds when this comes to
     /// its turn; the copy is taken in turn, the writing may go on beside.
-    Publish { round: Round },
+    Publish {
+        round: Round,
+    },
     /// A fault was overcome: from the view that told of it to the next commit, in ms.
-    Stalled { ms: u64 },
+    Stalled {
+        ms: u64,
+    },
     /// Close links to workers that are not in this list (the view's other members).
-    Links { peers: Vec<(WorkerId, String)> },
+    Links {
+        peers: Vec<(WorkerId, String)>,
+    },
     /// The process may end.
     Exit(crate::Leaving),
 }
