@@ -7,6 +7,7 @@ pub mod facts;
 pub mod frame;
 pub mod ids;
 pub mod job;
+pub mod batch;
 pub mod layout;
 pub mod limits;
 pub mod tree;
