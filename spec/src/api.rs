@@ -1,8 +1,9 @@
 //! What the CLI asks of a coordinator and what it is told.
 
 use crate::facts::{Metrics, Published};
-use crate::ids::{Digest, Epoch, JobId, NodeId, Rank, Round, Step, WorkerId};
+use crate::ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Step, Term, WorkerId};
 use crate::view::Role;
+use bytes::Bytes;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Submit {
@@ -101,4 +102,76 @@ pub struct NodeStatus {
     pub silent_ms: u64,
     pub jobs: Vec<JobId>,
     pub strikes: u32,
+}
+
+/// New bounds of a job's size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scale {
+    pub job: JobId,
+    pub min_workers: u16,
+    pub max_workers: u16,
+}
+
+/// How a coordinator process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// None: it is a standby.
+    pub leads: Option<Term>,
+    /// Where the leader is, as far as this one knows.
+    pub leader: Option<String>,
+    /// Why the store cannot be written at present; views are served all the same.
+    pub store_away: Option<String>,
+}
+
+/// Which logs of a job are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogsQuery {
+    pub job: JobId,
+    /// None: those of every rank.
+    pub rank: Option<Rank>,
+    /// None: those of every generation.
+    pub gen_: Option<Gen>,
+    /// Go on as they grow, until the caller hangs up or the job is over.
+    pub follow: bool,
+}
+
+/// One log that an agent keeps.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogFile {
+    /// The view in force when it was opened; None: the worker was in none yet.
+    pub epoch: Option<Epoch>,
+    pub rank: Option<Rank>,
+    pub slot: u16,
+    pub attempt: u32,
+    /// The agent's own name for it, to be given back when it is read.
+    pub name: String,
+    pub bytes: u64,
+    /// Nothing will be added to it.
+    pub sealed: bool,
+}
+
+/// Asks an agent for a log from a byte on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRead {
+    pub job: JobId,
+    pub name: String,
+    pub offset: u64,
+    /// Go on as it grows, until it is sealed.
+    pub follow: bool,
+}
+
+/// A piece of a job's logs, in the order of its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogPiece {
+    Text {
+        node: NodeId,
+        rank: Option<Rank>,
+        slot: u16,
+        text: Bytes,
+    },
+    /// A node's logs, or some of them, could not be read.
+    Missing {
+        node: NodeId,
+        why: String,
+    },
 }

@@ -18,6 +18,8 @@ pub struct NodeReport {
     pub slots: u16,
     /// The host that other nodes reach this one by.
     pub host: String,
+    /// host:port where the agent serves the logs of its workers; the coordinator reads them there.
+    pub log_address: String,
     /// The agent was asked to leave (SIGTERM, `elastic drain`).
     pub draining: bool,
     /// The highest order of the coordinator that the agent has seen: no leader may go below.
@@ -125,6 +127,17 @@ pub struct Published {
     pub path: String,
     pub weights_sha256: Digest,
     pub state_sha256: Digest,
+}
+
+/// What a worker sends to its agent over their socket: first who it is, then its whole status each time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerUp {
+    Hello {
+        worker: WorkerId,
+        /// Given to the process by the agent that started it.
+        token: String,
+    },
+    Status(Box<WorkerStatus>),
 }
 
 /// Coordinator -> agent: everything that the node shall do.

@@ -13,6 +13,20 @@ pub const FRAME_BYTES_MAX: usize = 256 << 20;
 /// Largest control message (worker to agent, gRPC).
 pub const CONTROL_BYTES_MAX: usize = 24 << 20;
 
+/// Largest resolved spec, as canonical JSON: a job file and its defaults.
+pub const SPEC_BYTES_MAX: usize = 2 * JOB_FILE_BYTES_MAX;
+/// Inputs that travel with one job.
+pub const INPUTS_MAX: usize = 64;
+/// Jobs that a coordinator keeps, and nodes that it knows.
+pub const JOBS_MAX: usize = 1024;
+pub const NODES_MAX: usize = 4096;
+/// Longest text of a message: a path, a cause, a log's name.
+pub const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Secrets and tokens.
+pub const SECRET_BYTES_MAX: usize = 256;
+/// A blob or a log travels in pieces of at most this.
+pub const PIECE_BYTES_MAX: usize = 256 << 10;
+
 /// A worker or agent speaks at least this often, in ms.
 pub const BEAT_MS: u64 = 100;
 /// A worker or agent silent for so long is suspected, in ms.
