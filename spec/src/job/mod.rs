@@ -3,7 +3,13 @@
 //! `parse` reads the file and reports all mistakes at once; `schedule` says what each round does.
 //! The canonical JSON of a [`JobSpec`] is what travels, and its digest is the job's config digest.
 
+mod document;
+mod mistake;
+mod parse;
 pub mod schedule;
+
+pub use mistake::{Mistake, Place};
+pub use parse::{ParseContext, Parsed, parse};
 
 use crate::ids::Digest;
 use serde::{Deserialize, Serialize};
