@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The wire: generated messages, and the one place where what comes in becomes a domain type.
+//!
+//! Whatever arrives is checked here, once, against `spec::limits` and the domain's own rules, and a
+//! mistake is told with the path of its field ("report.workers\[2\].status.view: …"). Generated types stop
+//! at this crate: clients and servers outside speak domain types (`client`, `server`, `framed`).
+
+mod api;
+mod convert;
+mod facts;
+pub mod framed;
+mod logs;
+mod view;
+
+pub use convert::WireError;
+
+/// Generated from `proto/*.proto`.
+#[allow(clippy::all)]
+pub mod pb {
+    tonic::include_proto!("elastic.v1");
+}
