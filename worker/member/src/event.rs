@@ -1,7 +1,8 @@
 //! What a member is told and what it wants done.
 
 use bytes::Bytes;
-use elastic_spec::frame::Frame;
+use elastic_spec::frame::{Body, Frame};
+use elastic_spec::job::schedule::{Kind, Schedule};
 use elastic_spec::layout::Layout;
 use elastic_spec::tree::TreeNode;
 use elastic_spec::view::View;
@@ -13,16 +14,36 @@ pub struct Config {
     pub me: WorkerId,
     /// V.
     pub shards: u16,
-    /// Rounds of the whole job.
-    pub rounds: Round,
-    /// How round r is cut. Two layouts: training rounds and validation rounds.
-    pub layout_of: fn(&Config, Round) -> Layout,
-    pub train_layout: Layout,
-    pub schedule: elastic_spec::job::schedule::Schedule,
+    pub schedule: Schedule,
+    /// How a training round's value is cut.
+    pub layout: Layout,
     /// Steps between checkpoints; 0: only the last.
     pub checkpoint_every: u64,
+    /// Reduced rounds kept for those behind: see `spec::limits`.
     pub log_rounds_max: usize,
     pub log_bytes_max: usize,
+}
+
+impl Config {
+    /// Rounds of the whole job.
+    pub fn rounds(&self) -> Round {
+        self.schedule.rounds()
+    }
+
+    /// How the value of `round` is cut.
+    pub fn layout_of(&self, round: Round) -> Layout {
+        match round < self.rounds() && matches!(self.schedule.kind(round), Kind::Validate(_)) {
+            true => Layout::TAIL_ONLY,
+            false => self.layout,
+        }
+    }
+
+    /// Whether the state of `round` shall be published.
+    pub fn is_checkpoint(&self, round: Round) -> bool {
+        let step = self.schedule.step_at(round);
+        let due = self.checkpoint_every > 0 && step.0 > 0 && step.0.is_multiple_of(self.checkpoint_every);
+        round == self.rounds() || (due && round == self.schedule.round_after(step))
+    }
 }
 
 /// `now` (ms, any origin, never goes back) comes beside each event.
@@ -63,7 +84,7 @@ pub enum Event {
     StateTaken {
         to: WorkerId,
         round: Round,
-        frames: Vec<elastic_spec::frame::Body>,
+        frames: Vec<Body>,
     },
     /// Answer to [`Effect::Install`]: the trainer holds the state of `round`, or the bytes were refused.
     Installed {
@@ -124,7 +145,7 @@ pub enum Effect {
     Stalled {
         ms: u64,
     },
-    /// Close links to workers that are not in this list (the view's other members).
+    /// Keep data links to these (the view's other members) and to no one else for long.
     Links {
         peers: Vec<(WorkerId, String)>,
     },
