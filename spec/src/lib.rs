@@ -12,5 +12,6 @@ pub mod layout;
 pub mod limits;
 pub mod tree;
 pub mod view;
+pub mod weights;
 
 pub use ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Shard, Step, Term, WorkerId};
