@@ -18,16 +18,23 @@ pub const CHUNKS_MAX: usize = 64;
 pub struct Layout {
     /// Length of the flat vector.
     pub floats: usize,
+    /// Floats in a block: [`BLOCK_FLOATS`] in the product, less in the simulator.
+    pub block_floats: usize,
 }
 
 impl Layout {
     /// A validation round reduces the tail alone.
-    pub const TAIL_ONLY: Layout = Layout { floats: 0 };
+    pub const TAIL_ONLY: Layout = Layout::new(0);
+
+    /// On the product's grid.
+    pub const fn new(floats: usize) -> Layout {
+        Layout { floats, block_floats: BLOCK_FLOATS }
+    }
 
     /// Floats in each chunk but the last: whole blocks, as few as keep the count within the limit.
     pub fn chunk_floats(self) -> usize {
-        let blocks = self.floats.div_ceil(BLOCK_FLOATS);
-        blocks.div_ceil(CHUNKS_MAX).max(1) * BLOCK_FLOATS
+        let blocks = self.floats.div_ceil(self.block_floats);
+        blocks.div_ceil(CHUNKS_MAX).max(1) * self.block_floats
     }
 
     /// Number of chunks, at least one (the tail must be somewhere).
@@ -147,7 +154,7 @@ mod tests {
     #[test]
     fn a_vector_survives_being_cut_and_joined() {
         for floats in [0, 1, 7, BLOCK_FLOATS, BLOCK_FLOATS + 1, BLOCK_FLOATS * 65] {
-            let layout = Layout { floats };
+            let layout = Layout::new(floats);
             let source: Vec<f32> = (0..floats).map(|i| i as f32 * 0.5 - 3.0).collect();
             let tail = Tail { loss: 1.25, count: 3, correct: 2 };
             let chunks = layout.cut(&source, tail);
@@ -160,7 +167,7 @@ mod tests {
 
     #[test]
     fn adding_zero_turns_negative_zero_positive_as_ieee_says() {
-        let layout = Layout { floats: 1 };
+        let layout = Layout::new(1);
         let (a, b) = (layout.cut(&[-0.0], Tail::default()), layout.cut(&[0.0], Tail::default()));
         let mut sum = [9.0];
         layout.join(&[layout.add(0, &a[0], &b[0])], &mut sum);
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn every_nan_has_one_pattern() {
-        let layout = Layout { floats: 1 };
+        let layout = Layout::new(1);
         let odd = layout.cut(&[f32::from_bits(0xffc1_2345)], Tail::default());
         let sum = layout.add(0, &odd[0], &odd[0]);
         assert_eq!(&sum[..4], &0x7fc0_0000u32.to_le_bytes());
