@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What the tests of the whole share. The simulator and the scenarios are targets of their own.
+
+pub mod skip;

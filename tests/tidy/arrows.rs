@@ -1,0 +1,152 @@
+//! Which crate may depend on which. Dependencies only point down; what a crate must not know is the point of it.
+
+use crate::{nothing, repo};
+use serde_json::Value;
+use std::process::Command;
+
+/// Crate, the crates of this repository that it may depend on, and why no others.
+const ARROWS: &[(&str, &[&str], &str)] = &[
+    ("elastic-spec", &[], "the words of the domain know nothing but themselves"),
+    ("elastic-proto", &["elastic-spec"], "translates between wire and domain, and nothing else"),
+    ("elastic-control", &["elastic-spec"], "every decision of the cluster, replayable without a runtime"),
+    ("elastic-member", &["elastic-spec"], "the protocol of one rank, run unchanged by the simulator"),
+    ("elastic-collectives", &["elastic-spec"], "moves frames; usable in a plain program without a coordinator"),
+    ("elastic-checkpoint", &["elastic-spec"], "knows bytes and names, not tensors, not the cluster"),
+    ("elastic-loader", &["elastic-spec"], "a pure function from (seed, epoch, step, shard) to samples"),
+    ("elastic-tensor", &["elastic-spec"], "the engine is usable in a plain program without a cluster"),
+    ("elastic-models", &["elastic-spec", "elastic-tensor"], "networks are built of the engine alone"),
+    (
+        "elastic-coordinator",
+        &["elastic-spec", "elastic-control", "elastic-proto"],
+        "decides, never sits on the step path: it cannot even name a tensor",
+    ),
+    (
+        "elastic-agent",
+        &["elastic-spec", "elastic-proto"],
+        "never loads a device library: it must outlive any fault of the engine",
+    ),
+    (
+        "elastic-worker",
+        &[
+            "elastic-spec",
+            "elastic-member",
+            "elastic-proto",
+            "elastic-collectives",
+            "elastic-checkpoint",
+            "elastic-loader",
+            "elastic-tensor",
+            "elastic-models",
+        ],
+        "trains; speaks with its agent, never with the coordinator",
+    ),
+    (
+        "elastic",
+        &[
+            "elastic-spec",
+            "elastic-proto",
+            "elastic-coordinator",
+            "elastic-worker",
+            "elastic-agent",
+            "elastic-checkpoint",
+        ],
+        "puts the parts together; nothing is decided here",
+    ),
+    (
+        "own-model",
+        &["elastic-spec", "elastic-worker", "elastic-tensor"],
+        "what a user's own program needs, and no more",
+    ),
+    ("xtask", &[], "chores start the product like a person would"),
+];
+
+/// Crates that may see everything: they are the tests.
+const FREE: &[&str] = &["elastic-tests"];
+
+/// Foreign crate and the only crates of ours that may depend on it, with the reason.
+const FOREIGN: &[(&str, &[&str], &str)] = &[
+    ("etcd-client", &["elastic-coordinator"], "etcd is named only in its store and the leader lease"),
+    ("redb", &["elastic-coordinator"], "the embedded store is the coordinator's"),
+    (
+        "tonic",
+        &["elastic-proto", "elastic-coordinator", "elastic-agent", "elastic"],
+        "gRPC is spoken by coordinator, agent and CLI; workers use a local socket",
+    ),
+    ("tokio-rustls", &["elastic-collectives"], "TLS of the data plane; the control plane's is in tonic"),
+    ("clap", &["elastic"], "flags are read by the CLI and nowhere else"),
+    ("indicatif", &["elastic"], "only the CLI draws"),
+];
+
+/// All foreign crates that pure code may have: data and errors, no machinery.
+const PURE: &[(&str, &[&str])] = &[
+    ("elastic-spec", &["bytes", "serde", "serde_json", "sha2", "strsim", "thiserror", "toml", "toml-span"]),
+    ("elastic-control", &["serde", "serde_json", "thiserror"]),
+    ("elastic-member", &["bytes", "thiserror"]),
+];
+
+struct Edge {
+    from: String,
+    to: String,
+}
+
+/// Edges that are linked into the product (development edges are not).
+fn edges() -> Vec<Edge> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(repo::root())
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    let mut edges = Vec::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let from = package["name"].as_str().expect("a package has a name");
+        let dependencies = package["dependencies"].as_array().expect("dependencies");
+        for dependency in dependencies.iter().filter(|d| d["kind"].is_null()) {
+            let to = dependency["name"].as_str().expect("a dependency has a name");
+            edges.push(Edge { from: from.to_string(), to: to.to_string() });
+        }
+        // A crate without dependencies must have a row all the same.
+        edges.push(Edge { from: from.to_string(), to: from.to_string() });
+    }
+    edges
+}
+
+#[test]
+fn dependencies_only_point_down() {
+    let edges = edges();
+    let is_ours = |name: &str| edges.iter().any(|edge| edge.from == name && edge.to == name);
+    let mut found = Vec::new();
+    for edge in edges.iter().filter(|edge| is_ours(&edge.to) && !FREE.contains(&edge.from.as_str())) {
+        match ARROWS.iter().find(|row| row.0 == edge.from) {
+            None => found.push(format!("{} has no row in the table of arrows", edge.from)),
+            Some((_, allowed, why)) if edge.from != edge.to && !allowed.contains(&edge.to.as_str()) => {
+                found.push(format!("{} -> {}: {why}", edge.from, edge.to));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = ARROWS.iter().filter(|row| !is_ours(row.0)).map(|row| format!("{} is no crate any more", row.0));
+    found.extend(gone);
+    nothing(found, "turn the dependency round (facts go up, wanted state comes down), or argue a new row");
+}
+
+#[test]
+fn foreign_crates_stay_where_they_belong() {
+    let mut found = Vec::new();
+    for Edge { from, to } in edges().iter().filter(|edge| !FREE.contains(&edge.from.as_str())) {
+        if let Some((_, allowed, why)) = FOREIGN.iter().find(|row| row.0 == to)
+            && !allowed.contains(&from.as_str())
+        {
+            found.push(format!("{from} -> {to}: {why}"));
+        }
+        if let Some((_, allowed)) = PURE.iter().find(|row| row.0 == from)
+            && from != to
+            && !to.starts_with("elastic-")
+            && !allowed.contains(&to.as_str())
+        {
+            found.push(format!("{from} -> {to}: {from} is pure, it may have only {}", allowed.join(", ")));
+        }
+    }
+    nothing(found, "let the caller do it and hand over the result, or argue a new row in tests/tidy/arrows.rs");
+}

@@ -1,0 +1,190 @@
+//! Rules for every Rust file: it opens with its purpose, keeps its size, argues its `unsafe`, bounds its queues,
+//! leaves printing to the CLI, and holds no unfinished work and no path of somebody's machine.
+
+use crate::{nothing, repo};
+
+/// Lines of a file, the unit tests included. Longer ones have a row below.
+const LINES_MAX: usize = 800;
+
+/// (path, reason)
+const LONG: &[(&str, &str)] = &[];
+
+/// Files whose job is SIMD, a device or shared memory.
+const UNSAFE: &[(&str, &str)] = &[];
+
+/// (word, why not, prefixes of paths that may)
+const BANNED: &[(&str, &str, &[&str])] = &[
+    ("todo!(", "finish it", &[]),
+    ("unimplemented!(", "finish it", &[]),
+    ("#[ignore", "a test runs, or says why it skips (docs/testing.md)", &[]),
+    ("dbg!(", "left over from a search", &[]),
+    ("FIXME", "mend it", &[]),
+    ("unbounded_channel", "every queue has a bound", &[]),
+    ("mpsc::channel()", "every queue has a bound: sync_channel", &[]),
+    ("thread_rng", "seeds are arguments", &[]),
+    ("assert!(true", "checks nothing", &[]),
+];
+
+/// Crates that talk to a person.
+const PRINTS: &[&str] = &["cli/", "xtask/", "examples/", "tests/", "bench/"];
+
+/// (path, reason)
+const PRINTS_TOO: &[(&str, &str)] =
+    &[("worker/src/fail.rs", "a fail point says so in the moment before it kills the process, where no log is flushed")];
+
+/// Names that say nothing about what the thing is for.
+const EMPTY_NAMES: &[&str] = &["Manager", "Handler", "Helper", "Helpers", "Util", "Utils"];
+
+/// The rules' own tables hold the words that they look for.
+fn is_tidy(path: &str) -> bool {
+    path.starts_with("tests/tidy/")
+}
+
+#[test]
+fn every_file_opens_with_what_it_is_for() {
+    let found = repo::rust()
+        .iter()
+        .filter(|file| !file.text.starts_with("//! "))
+        .map(|file| format!("{}:1: does not begin with `//! `", file.path))
+        .collect();
+    nothing(found, "say first what the file is for and what it leaves to others");
+}
+
+#[test]
+fn files_are_short_enough_to_be_read_in_ten_minutes() {
+    let mut found = Vec::new();
+    for file in repo::rust() {
+        let lines = file.text.lines().count();
+        let has_row = LONG.iter().any(|row| row.0 == file.path);
+        match (lines > LINES_MAX, has_row) {
+            (true, false) => found.push(format!("{}: {lines} lines, more than {LINES_MAX}", file.path)),
+            (false, true) => found.push(format!("{} no longer needs its row: {lines} lines", file.path)),
+            _ => {}
+        }
+    }
+    nothing(found, "split it by what it is about, or add a row with the reason in tests/tidy/code.rs");
+}
+
+#[test]
+fn unfinished_work_and_unbounded_queues_do_not_land() {
+    let mut found = Vec::new();
+    for file in repo::rust().iter().filter(|file| !is_tidy(&file.path)) {
+        for (number, line) in file.all_code_lines() {
+            for (word, why, may) in BANNED.iter().filter(|row| line.contains(row.0)) {
+                if !may.iter().any(|prefix| file.path.starts_with(prefix)) {
+                    found.push(format!("{}:{number}: {word} ({why})", file.path));
+                }
+            }
+        }
+    }
+    nothing(found, "");
+}
+
+#[test]
+fn only_the_cli_prints() {
+    let may = |path: &str| {
+        PRINTS.iter().any(|prefix| path.starts_with(prefix))
+            || path.ends_with("build.rs")
+            || PRINTS_TOO.iter().any(|row| row.0 == path)
+    };
+    let mut found = Vec::new();
+    for file in repo::rust().iter().filter(|file| !may(&file.path) && !file.is_test_code()) {
+        for (number, line) in file.code_lines() {
+            if ["println!(", "print!(", "eprintln!(", "eprint!("].iter().any(|word| line.contains(word)) {
+                found.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    nothing(found, "return it, or log it with tracing: a library's output belongs to its caller");
+}
+
+#[test]
+fn names_say_what_a_thing_is_for() {
+    let mut found = Vec::new();
+    for file in repo::rust().iter().filter(|file| !is_tidy(&file.path)) {
+        for (number, line) in file.all_code_lines() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let Some(_) = words.find(|word| ["struct", "enum", "trait", "mod"].contains(word)) else { continue };
+            let Some(name) = words.next() else { continue };
+            let lower = name.to_lowercase();
+            if EMPTY_NAMES.iter().any(|empty| name.ends_with(empty) || lower == empty.to_lowercase()) {
+                found.push(format!("{}:{number}: {name}", file.path));
+            }
+        }
+    }
+    nothing(found, "name it after what it does for the domain (docs/glossary.md)");
+}
+
+#[test]
+fn unsafe_stands_only_where_its_file_is_for_it_and_is_argued() {
+    let mut found = Vec::new();
+    let mut used = Vec::new();
+    for file in repo::rust().iter().filter(|file| !is_tidy(&file.path)) {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (number, line) in file.all_code_lines().filter(|(_, line)| has_word(line, "unsafe")) {
+            if line.contains("unsafe_op_in_unsafe_fn") || line.contains("unsafe_code") {
+                continue;
+            }
+            if !UNSAFE.iter().any(|row| row.0 == file.path) {
+                found.push(format!("{}:{number}: unsafe in a file that is not for it", file.path));
+            }
+            used.push(file.path.clone());
+            let above = &lines[number.saturating_sub(8)..number];
+            let is_block = line.contains("unsafe {") || line.contains("unsafe impl");
+            if is_block && !above.iter().any(|line| line.contains("SAFETY:")) {
+                found.push(format!("{}:{number}: no `// SAFETY:` above it", file.path));
+            }
+        }
+    }
+    let stale = UNSAFE.iter().filter(|row| !used.contains(&row.0.to_string()));
+    found.extend(stale.map(|row| format!("{} no longer needs its row", row.0)));
+    nothing(found, "say what must hold and who makes it hold; a new file needs a row in tests/tidy/code.rs");
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back().is_some_and(is_part);
+        let after = line[at + word.len()..].chars().next().is_some_and(is_part);
+        let in_string = line[..at].matches('"').count() % 2 == 1;
+        !before && !after && !in_string
+    })
+}
+
+#[test]
+fn etcd_is_named_by_its_client_only_in_its_store_and_the_lease() {
+    let mut found = Vec::new();
+    for file in repo::rust().iter().filter(|file| !file.is_test_code()) {
+        let may = file.path.starts_with("coordinator/") && (file.path.contains("etcd") || file.path.contains("lease"));
+        for (number, _) in file.code_lines().filter(|(_, line)| !may && line.contains("etcd_client")) {
+            found.push(format!("{}:{number}", file.path));
+        }
+    }
+    nothing(found, "the rest of the coordinator knows a store, not etcd");
+}
+
+#[test]
+fn nothing_names_somebodys_machine() {
+    let mut places = vec!["/home/".to_string(), "/root/".to_string(), "/Users/".to_string()];
+    // Where this checkout happens to lie, unless that is a place that everybody has.
+    let here = repo::root().parent().map(|p| p.display().to_string()).unwrap_or_default();
+    if !["", "/", "/tmp", "/usr", "/opt", "/srv", "/var", "/etc", "/builds", "/src"].contains(&here.as_str()) {
+        places.push(format!("{here}/"));
+    }
+    let mut found = Vec::new();
+    let endings = [".rs", ".md", ".toml", ".sh", ".py", ".txt", ".proto", ".json", ".yml", ".yaml", "run"];
+    for file in repo::files(&endings).iter().filter(|file| !is_tidy(&file.path)) {
+        for (number, line) in file.text.lines().enumerate() {
+            let names = |place: &String| {
+                line.match_indices(place.as_str()).any(|(at, _)| {
+                    // A path inside a longer one ("https://x/home/") is not the machine's.
+                    !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || "._-/}".contains(c))
+                })
+            };
+            if places.iter().any(names) {
+                found.push(format!("{}:{}: {}", file.path, number + 1, line.trim()));
+            }
+        }
+    }
+    nothing(found, "use a relative path, a temporary folder or an option");
+}
