@@ -4,14 +4,20 @@
 //! mistake is told with the path of its field ("report.workers\[2\].status.view: …"). Generated types stop
 //! at this crate: clients and servers outside speak domain types (`client`, `server`, `framed`).
 
+mod access;
 mod api;
+pub mod client;
 mod convert;
 mod facts;
 pub mod framed;
 mod logs;
+mod refusal;
+pub mod server;
 mod view;
 
+pub use access::{Access, Credentials, OpenBind, ServerCertificate};
 pub use convert::WireError;
+pub use refusal::Refusal;
 
 /// Generated from `proto/*.proto`.
 #[allow(clippy::all)]
