@@ -60,7 +60,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Crates that may see everything: they are the tests.
-const FREE: &[&str] = &["elastic-tests"];
+const FREE: &[&str] = &["elastic-tests", "elastic-sim"];
 
 /// Foreign crate and the only crates of ours that may depend on it, with the reason.
 const FOREIGN: &[(&str, &[&str], &str)] = &[
