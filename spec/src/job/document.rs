@@ -5,7 +5,8 @@
 use super::mistake::{Mistake, Place};
 use super::parse::ParseContext;
 use crate::limits::JOB_FILE_BYTES_MAX;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 pub(super) type Table = BTreeMap<String, Entry>;
@@ -30,23 +31,60 @@ pub(super) enum Value {
     Table(Table),
 }
 
-/// The tree, and what is wrong with the text as TOML. Lines that are no TOML are left out of the tree.
-pub(super) fn read(text: &str, context: &ParseContext) -> (Table, Vec<Mistake>) {
+/// What a text says, and what is wrong with it as TOML.
+pub(super) struct Document {
+    pub root: Table,
+    pub mistakes: Vec<Mistake>,
+    /// The lines of which the tree may hold what nobody wrote.
+    pub broken: BTreeSet<Option<u32>>,
+}
+
+pub(super) fn read(text: &str, context: &ParseContext) -> Document {
+    let mut document = Document { root: Table::new(), mistakes: Vec::new(), broken: BTreeSet::new() };
     if text.len() > JOB_FILE_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {JOB_FILE_BYTES_MAX} are read", text.len());
         let place = Place::File(context.file.clone());
-        return (Table::new(), vec![Mistake { place, field: String::new(), message, suggestion: None }]);
+        document.mistakes.push(Mistake { place, field: String::new(), message, suggestion: None });
+        return document;
     }
     let lines = Lines::new(text, &context.file);
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut mistakes: Vec<Mistake> = errors.iter().map(|error| syntax_mistake(error, &lines)).collect();
-    let mut root = table(root.get_ref(), &|at| lines.place(at));
-    for flag in &context.overrides {
-        if let Err(mistake) = lay_over(&mut root, flag) {
-            mistakes.push(mistake);
+    let mut lists = Vec::new();
+    note_lists(root.get_ref(), &mut lists);
+    for error in &errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let mistake = match lists.iter().find(|list| list.start < span.start && span.start <= list.end) {
+            // Everything behind an unclosed bracket looks wrong. One mistake is told, where the list begins.
+            Some(list) => {
+                let (first, last) = (lines.number(list.start), lines.number(list.end.min(text.len())));
+                document.broken.extend((first..=last).map(Some));
+                syntax_mistake("the list or table that begins here is not closed, or has a mistake in it", list, &lines)
+            }
+            None => syntax_mistake(error.message(), &span, &lines),
+        };
+        if document.broken.insert(mistake.line()) || !document.mistakes.iter().any(|m| m.line() == mistake.line()) {
+            document.mistakes.push(mistake);
         }
     }
-    (root, mistakes)
+    document.root = table(root.get_ref(), &|at| lines.place(at));
+    for flag in &context.overrides {
+        if let Err(mistake) = lay_over(&mut document.root, flag) {
+            document.mistakes.push(mistake);
+        }
+    }
+    document
+}
+
+/// The outermost lists and tables in braces.
+fn note_lists(table: &DeTable<'_>, lists: &mut Vec<Range<usize>>) {
+    for (key, item) in table.iter() {
+        match item.get_ref() {
+            DeValue::Array(_) => lists.push(item.span()),
+            DeValue::Table(_) if item.span().start > key.span().end => lists.push(item.span()),
+            DeValue::Table(inner) => note_lists(inner, lists),
+            _ => {}
+        }
+    }
 }
 
 impl Value {
@@ -65,16 +103,29 @@ impl Value {
     }
 }
 
+/// A TOML value on its own.
+pub(super) fn literal(text: &str) -> Option<Value> {
+    let parsed = DeValue::parse(text).ok()?;
+    Some(value(parsed.get_ref(), &|_| Place::Flag(text.to_string())))
+}
+
 /// Text from the file as it may stand in a message: one line, not too long.
 pub(super) fn shortened(text: &str) -> String {
     let clean: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() { clean + "…" } else { clean }
 }
 
-fn syntax_mistake(error: &toml::de::Error, lines: &Lines) -> Mistake {
-    let message = format!("no TOML: {}", error.message().replace('\n', ", "));
-    let place = lines.place(error.span().map_or(lines.bytes, |span| span.start));
-    Mistake { place, field: String::new(), message, suggestion: None }
+fn syntax_mistake(what: &str, span: &Range<usize>, lines: &Lines) -> Mistake {
+    let source = lines.text.get(span.clone()).unwrap_or_default();
+    let what = match what {
+        "duplicate key" => format!("`{}` stands here for the second time", shortened(source)),
+        _ if what.starts_with("string values must be quoted") && source.trim().is_empty() => {
+            "a value is missing".to_string()
+        }
+        _ => what.replace('\n', ", ").replace(", expected nothing", ""),
+    };
+    let message = format!("not valid TOML: {what}");
+    Mistake { place: lines.place(span.start), field: String::new(), message, suggestion: None }
 }
 
 fn table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {
@@ -125,7 +176,7 @@ fn lay_over(root: &mut Table, flag: &str) -> Result<(), Mistake> {
     }
     let flag_place = |_| place.clone();
     let value = match DeValue::parse(text) {
-        Ok(parsed) => self::value(parsed.get_ref(), &flag_place),
+        Ok(parsed) => value(parsed.get_ref(), &flag_place),
         Err(_) => Value::Text(text.to_string()),
     };
     let (last, sections) = keys.split_last().expect("split gives at least one part");
@@ -159,22 +210,25 @@ struct Lines<'a> {
     text: &'a str,
     file: &'a str,
     starts: Vec<usize>,
-    bytes: usize,
 }
 
 impl<'a> Lines<'a> {
     fn new(text: &'a str, file: &'a str) -> Lines<'a> {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Lines { text, file, starts, bytes: text.len() }
+        Lines { text, file, starts }
+    }
+
+    /// Counted from 1. The very end belongs to the last line that has something on it.
+    fn number(&self, at: usize) -> u32 {
+        let at = at.min(self.text.trim_end().len());
+        self.starts.partition_point(|start| *start <= at).max(1) as u32
     }
 
     fn place(&self, at: usize) -> Place {
-        // A mistake at the very end is told at the last line that has something on it.
-        let at = at.min(self.text.trim_end().len());
-        let line = self.starts.partition_point(|start| *start <= at).max(1);
-        let start = self.starts[line - 1];
+        let line = self.number(at);
+        let start = self.starts[line as usize - 1];
         let before = self.text.as_bytes().get(start..at).unwrap_or_default();
         let column = before.iter().filter(|byte| !(0x80..0xc0).contains(*byte)).count() + 1;
-        Place::Line { file: self.file.to_string(), line: line as u32, column: column as u32 }
+        Place::Line { file: self.file.to_string(), line, column: column as u32 }
     }
 }

@@ -4,12 +4,19 @@
 //! The canonical JSON of a [`JobSpec`] is what travels, and its digest is the job's config digest.
 
 mod document;
+pub mod keys;
 mod mistake;
 mod parse;
+mod print;
+mod reference;
+mod resolve;
 pub mod schedule;
+mod section;
 
 pub use mistake::{Mistake, Place};
 pub use parse::{ParseContext, Parsed, parse};
+pub use reference::reference_markdown;
+pub use resolve::efficiency;
 
 use crate::ids::Digest;
 use serde::{Deserialize, Serialize};
@@ -198,10 +205,61 @@ impl JobSpec {
         Digest::of(self.canonical_json().as_bytes())
     }
 
-    /// Reads canonical JSON back: the door for specs from the wire and the store.
+    /// Reads canonical JSON back: the door for specs from the wire and the store. What a job file may not
+    /// say is refused here, too.
     pub fn from_json(text: &str) -> Result<JobSpec, String> {
-        serde_json::from_str(text).map_err(|e| format!("job spec: {e}"))
+        let spec: JobSpec = serde_json::from_str(text).map_err(|e| format!("job spec: {e}"))?;
+        let context = ParseContext { file: "job spec".to_string(), ..ParseContext::default() };
+        match parse(&spec.to_toml_resolved(), &context) {
+            Ok(parsed) if parsed.spec == spec => Ok(spec),
+            Ok(_) => Err("job spec: has a value that no job file can say".to_string()),
+            Err(mistakes) => Err(mistakes
+                .iter()
+                .map(|m| format!("job spec: {}: {}", m.field, m.message))
+                .collect::<Vec<_>>()
+                .join("; ")),
+        }
     }
+
+    /// The files that the job reads, each with the key that names it; data first.
+    pub fn inputs(&self) -> Vec<Input<'_>> {
+        let mut inputs = self.data.inputs();
+        inputs.extend(self.model.init.as_deref().map(|path| Input { key: "init", path }));
+        inputs
+    }
+
+    /// Samples are windows of so many tokens, where the data is a text.
+    pub fn context(&self) -> Option<u32> {
+        match &self.model.kind {
+            ModelKind::Gpt { context, .. } => Some(*context),
+            ModelKind::Own { params, .. } => resolve::own_context(params),
+            ModelKind::Mlp { .. } | ModelKind::Cnn { .. } => None,
+        }
+    }
+}
+
+impl DataSpec {
+    /// The files of the data, in the order in which their digest is taken.
+    pub fn inputs(&self) -> Vec<Input<'_>> {
+        let input = |key, path| Input { key, path };
+        match &self.source {
+            DataSource::Csv { path, .. } => vec![input("path", path)],
+            DataSource::Npy { x, y, .. } => vec![input("x", x), input("y", y)],
+            DataSource::Text { path, tokenizer } => {
+                let tokenizer = tokenizer.as_deref().map(|tokenizer| input("tokenizer", tokenizer));
+                std::iter::once(input("path", path)).chain(tokenizer).collect()
+            }
+            DataSource::Synthetic { .. } => Vec::new(),
+        }
+    }
+}
+
+/// A file that a job reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input<'a> {
+    /// `path`, `x`, `tokenizer`, `init`, …
+    pub key: &'static str,
+    pub path: &'a str,
 }
 
 /// V by default: the largest power of two up to 64 that divides the batch and leaves at least 4 samples

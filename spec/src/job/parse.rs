@@ -23,11 +23,40 @@ pub struct Parsed {
     pub warnings: Vec<Mistake>,
 }
 
+/// Most mistakes that are told at once; more would bury the first ones.
+const MISTAKES_MAX: usize = 100;
+
 /// Reads a whole job file. `Err` holds every mistake, in the order of the file.
 pub fn parse(text: &str, context: &ParseContext) -> Result<Parsed, Vec<Mistake>> {
-    let (_root, mut mistakes) = super::document::read(text, context);
-    let place = Place::File(context.file.clone());
-    let message = "the sections of a job file are not read yet".to_string();
-    mistakes.push(Mistake { place, field: String::new(), message, suggestion: None });
-    Err(mistakes)
+    let document = super::document::read(text, context);
+    let resolved = super::resolve::resolve(&document.root, context);
+    let mut mistakes = document.mistakes;
+    if mistakes.is_empty() {
+        mistakes.extend(resolved.missing);
+    }
+    // A line that is no TOML gives values that nobody wrote: about those nothing is said.
+    mistakes.extend(resolved.wrong.into_iter().filter(|mistake| !document.broken.contains(&mistake.line())));
+    match resolved.spec {
+        Some(spec) if mistakes.is_empty() => {
+            let mut warnings = resolved.warnings;
+            warnings.sort_by(|a, b| a.place.cmp(&b.place));
+            Ok(Parsed { spec, warnings })
+        }
+        _ => {
+            assert!(!mistakes.is_empty(), "a spec that cannot be made has a mistake to show for it");
+            mistakes.sort_by(|a, b| a.place.cmp(&b.place));
+            Err(shortened(mistakes, context))
+        }
+    }
+}
+
+fn shortened(mut mistakes: Vec<Mistake>, context: &ParseContext) -> Vec<Mistake> {
+    let rest = mistakes.len().saturating_sub(MISTAKES_MAX);
+    if rest > 0 {
+        mistakes.truncate(MISTAKES_MAX);
+        let place = Place::File(context.file.clone());
+        let message = format!("{rest} more mistakes are not shown");
+        mistakes.push(Mistake { place, field: String::new(), message, suggestion: None });
+    }
+    mistakes
 }
