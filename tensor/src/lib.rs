@@ -1,1 +1,30 @@
-//! Placeholder.
+//! The tensor engine: models as traced graphs, their gradients, and exact arithmetic on one CPU thread.
+//!
+//! A [`nn::Module`] is traced into a [`graph`], [`autograd`] adds the backward pass, [`plan`] decides what runs
+//! where, and [`exec`] runs it. [`Network`] is what the rest of the product sees: leaves of shards, and
+//! [`optim`] for what follows their sum. Bits depend on the arguments alone: not on threads (there are none
+//! here), on the instruction set, nor on how many rows are computed together. Files, processes and the sum
+//! over shards belong to others.
+
+pub mod autograd;
+pub mod exec;
+pub mod gemm;
+pub mod graph;
+pub mod init;
+mod math;
+mod network;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod philox;
+pub mod plan;
+mod probe;
+pub mod real;
+mod tensor;
+
+pub use graph::ShapeError;
+pub use init::{Init, init_from_safetensors};
+pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile};
+pub use optim::{Update, UpdateReport, apply, learning_rate, moments_of};
+pub use probe::probe;
+pub use tensor::{Result, Tensor};

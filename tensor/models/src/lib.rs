@@ -1,1 +1,66 @@
-//! Placeholder.
+//! The models that a job file can name: mlp, cnn and gpt.
+//!
+//! Each is a [`Module`](elastic_tensor::nn::Module) like a user's own. Here a job's `ModelKind` meets the
+//! shape of its data, and what does not fit is said in the job file's words.
+
+mod cnn;
+mod gpt;
+mod mlp;
+
+pub use cnn::Cnn;
+pub use gpt::Gpt;
+pub use mlp::Mlp;
+
+use elastic_spec::batch::DataShape;
+use elastic_spec::job::ModelKind;
+use elastic_tensor::{Network, compile};
+
+/// Compiles a job's model for shards of `shard_samples`.
+pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result<Box<dyn Network>, String> {
+    match kind {
+        ModelKind::Mlp { hidden, activation } => {
+            features_of("mlp", data)?;
+            let hidden = hidden.iter().map(|w| *w as usize).collect();
+            compile(&Mlp { hidden, activation: *activation }, data, shard_samples)
+        }
+        ModelKind::Cnn { image, channels, kernel, hidden, batch_norm } => {
+            let features = features_of("cnn", data)?;
+            let image = image.map(|n| n as usize);
+            if image.iter().product::<usize>() != features {
+                let [c, h, w] = image;
+                return Err(format!("model.image {c}×{h}×{w} is {} numbers, but a sample has {features}", c * h * w));
+            }
+            if kernel % 2 == 0 {
+                return Err(format!("model.kernel is {kernel}, but same padding needs an odd one"));
+            }
+            let channels = channels.iter().map(|c| *c as usize).collect();
+            let (kernel, hidden) = (*kernel as usize, *hidden as usize);
+            compile(&Cnn { image, channels, kernel, hidden, batch_norm: *batch_norm }, data, shard_samples)
+        }
+        ModelKind::Gpt { layers, heads, width, context, dropout } => {
+            let DataShape::Tokens { context: window, .. } = data else {
+                return Err("gpt reads tokens; choose data.kind text, or synthetic for gpt".into());
+            };
+            if *context as usize != *window {
+                return Err(format!("model.context is {context}, but the data's windows have {window} tokens"));
+            }
+            if *heads == 0 || width % heads != 0 {
+                return Err(format!("model.width {width} does not divide into model.heads {heads}"));
+            }
+            let (layers, heads, width) = (*layers as usize, *heads as usize, *width as usize);
+            compile(&Gpt { layers, heads, width, dropout: *dropout }, data, shard_samples)
+        }
+        ModelKind::Own { program, .. } => {
+            Err(format!("a model of your own is built by its program {program}, not by this worker"))
+        }
+    }
+}
+
+fn features_of(model: &str, data: &DataShape) -> Result<usize, String> {
+    match data {
+        DataShape::Features { features, .. } => Ok(*features),
+        DataShape::Tokens { .. } => {
+            Err(format!("{model} reads features, but the data are tokens; choose model kind gpt"))
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Matrix product on one thread: C = A B for any strides.
+//!
+//! Every element of C is one chain of fused multiply-adds over ascending k, started at +0 (or at C).
+//! Blocks only cut the chain where the partial sum is stored as the f32 it is, so the bits depend on
+//! nothing but the operands: not on the number of rows, on blocking, packing or the instruction set
+//! (AVX-512, AVX2 and the portable kernel all fuse). Threads are the caller's business.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use crate::real::Real;
+
+/// A matrix in a slice: element (i, j) is at `i * row + j * col`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a, F> {
+    pub data: &'a [F],
+    pub row: usize,
+    pub col: usize,
+}
+
+impl<'a, F> Mat<'a, F> {
+    /// Rows one behind the other, `stride` apart.
+    pub fn rows(data: &'a [F], stride: usize) -> Mat<'a, F> {
+        Mat { data, row: stride, col: 1 }
+    }
+
+    pub fn transposed(self) -> Mat<'a, F> {
+        Mat { data: self.data, row: self.col, col: self.row }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// C = A B.
+    Zero,
+    /// C = C + A B, going on with C's chains.
+    Go,
+}
+
+/// A is (m, k), B is (k, n).
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm<'a, F> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Mat<'a, F>,
+    pub b: Mat<'a, F>,
+    pub start: Start,
+}
+
+/// Room for packed panels, kept between calls.
+#[derive(Debug, Default)]
+pub struct Pack<F> {
+    a: Vec<F>,
+    b: Vec<F>,
+}
+
+/// The instruction sets that have a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    Avx512,
+    Avx2,
+    Portable,
+}
+
+impl Isa {
+    /// Those that this machine runs, fastest first.
+    pub fn here() -> Vec<Isa> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                all.push(Isa::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all.push(Isa::Avx2);
+            }
+        }
+        all.push(Isa::Portable);
+        all
+    }
+
+    fn best() -> Isa {
+        static BEST: std::sync::OnceLock<Isa> = std::sync::OnceLock::new();
+        *BEST.get_or_init(|| Isa::here()[0])
+    }
+
+    /// Rows and columns of a tile of C that stays in registers.
+    fn tile(self) -> (usize, usize) {
+        match self {
+            Isa::Avx512 => (14, 32),
+            Isa::Avx2 => (6, 16),
+            Isa::Portable => (4, 16),
+        }
+    }
+
+    /// C tile (`rows`, all columns of the tile) from packed A and a panel of B.
+    fn run(self, tile: Tile<'_>) {
+        tile.check(self.tile().1);
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `here` lists the set only if the machine has it, and `check` held.
+            Isa::Avx512 => unsafe { avx512::run(tile) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { avx2::run(tile) },
+            _ => portable::run(tile),
+        }
+    }
+}
+
+/// One tile's work: `a` is packed (k, rows), `b` has `b_stride` between its k rows.
+struct Tile<'a> {
+    rows: usize,
+    k: usize,
+    a: &'a [f32],
+    b: &'a [f32],
+    b_stride: usize,
+    c: &'a mut [f32],
+    c_stride: usize,
+    start: Start,
+}
+
+impl Tile<'_> {
+    /// What the SIMD kernels rely on when they read and write without bounds checks.
+    fn check(&self, columns: usize) {
+        assert!(self.k > 0 && self.rows > 0, "an empty tile is not run");
+        assert!(self.a.len() >= self.k * self.rows, "packed A holds the tile");
+        assert!(self.b.len() >= (self.k - 1) * self.b_stride + columns, "B holds the panel");
+        assert!(self.c.len() >= (self.rows - 1) * self.c_stride + columns, "C holds the tile");
+    }
+}
+
+/// The f32 product on the best instruction set here.
+pub fn fast(product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+    fast_on(Isa::best(), product, c, stride, pack);
+}
+
+/// Blocks of k and of columns whose packed B stays in the second-level cache (512 KiB).
+const K_BLOCK: usize = 256;
+const N_BLOCK: usize = 512;
+/// Up to here a row-major B is read in place: packing would cost more than it saves.
+const ROWS_UNPACKED: usize = 32;
+
+/// The same on a chosen instruction set (one of [`Isa::here`]); the bits are the same.
+pub fn fast_on(isa: Isa, g: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+    if g.m == 0 || g.n == 0 {
+        return;
+    }
+    if g.k == 0 {
+        if g.start == Start::Zero {
+            (0..g.m).for_each(|i| c[i * stride..i * stride + g.n].fill(0.0));
+        }
+        return;
+    }
+    let (_, width) = isa.tile();
+    for n0 in (0..g.n).step_by(N_BLOCK) {
+        let n = N_BLOCK.min(g.n - n0);
+        for k0 in (0..g.k).step_by(K_BLOCK) {
+            let block = Block { isa, n0, n, k0, k: K_BLOCK.min(g.k - k0), packed: g.b.col != 1 || g.m > ROWS_UNPACKED };
+            for j in (0..n).step_by(width) {
+                // A partial panel is always packed: its missing columns must read as zeros.
+                if block.packed || j + width > n {
+                    block.pack_b(&g, j, width, &mut pack.b);
+                }
+            }
+            block.run(&g, c, stride, pack);
+        }
+    }
+}
+
+/// A block of k and columns of the product.
+#[derive(Clone, Copy)]
+struct Block {
+    isa: Isa,
+    n0: usize,
+    n: usize,
+    k0: usize,
+    k: usize,
+    packed: bool,
+}
+
+impl Block {
+    /// Packs the panel of B at column `j` of the block as (k, width), zeros behind the last column.
+    fn pack_b(&self, g: &Gemm<'_, f32>, j: usize, width: usize, out: &mut Vec<f32>) {
+        if out.len() < K_BLOCK * N_BLOCK {
+            out.resize(K_BLOCK * N_BLOCK, 0.0);
+        }
+        let out = &mut out[j * self.k..][..width * self.k];
+        let columns = width.min(self.n - j);
+        let origin = self.k0 * g.b.row + (self.n0 + j) * g.b.col;
+        if g.b.col == 1 {
+            for (p, row) in out.chunks_exact_mut(width).enumerate() {
+                let from = origin + p * g.b.row;
+                row[..columns].copy_from_slice(&g.b.data[from..from + columns]);
+                row[columns..].fill(0.0);
+            }
+            return;
+        }
+        if columns < width {
+            out.fill(0.0);
+        }
+        for column in 0..columns {
+            let from = &g.b.data[origin + column * g.b.col..];
+            for p in 0..self.k {
+                out[p * width + column] = from[p * g.b.row];
+            }
+        }
+    }
+
+    fn run(&self, g: &Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+        let (height, width) = self.isa.tile();
+        let start = if self.k0 == 0 { g.start } else { Start::Go };
+        let mut edge = [0.0f32; 14 * 32];
+        for i in (0..g.m).step_by(height) {
+            let rows = height.min(g.m - i);
+            self.pack_a(g, i, rows, &mut pack.a);
+            for j in (0..self.n).step_by(width) {
+                let columns = width.min(self.n - j);
+                let (b, b_stride) = if self.packed || columns < width {
+                    (&pack.b[j * self.k..], width)
+                } else {
+                    (&g.b.data[self.k0 * g.b.row + self.n0 + j..], g.b.row)
+                };
+                let at = i * stride + self.n0 + j;
+                let tile = |c, c_stride| Tile { rows, k: self.k, a: &pack.a, b, b_stride, c, c_stride, start };
+                if columns == width {
+                    self.isa.run(tile(&mut c[at..], stride));
+                    continue;
+                }
+                for r in 0..rows {
+                    edge[r * width..][..columns].copy_from_slice(&c[at + r * stride..][..columns]);
+                }
+                self.isa.run(tile(&mut edge, width));
+                for r in 0..rows {
+                    c[at + r * stride..][..columns].copy_from_slice(&edge[r * width..][..columns]);
+                }
+            }
+        }
+    }
+
+    /// Packs `rows` rows of A as (k, rows).
+    fn pack_a(&self, g: &Gemm<'_, f32>, i: usize, rows: usize, out: &mut Vec<f32>) {
+        if out.len() < K_BLOCK * 14 {
+            out.resize(K_BLOCK * 14, 0.0);
+        }
+        let origin = i * g.a.row + self.k0 * g.a.col;
+        for r in 0..rows {
+            let from = &g.a.data[origin + r * g.a.row..];
+            for p in 0..self.k {
+                out[p * rows + r] = from[p * g.a.col];
+            }
+        }
+    }
+}
+
+/// The reference: three loops, products rounded before they are added.
+pub fn plain<F: Real>(g: Gemm<'_, F>, c: &mut [F], stride: usize) {
+    for i in 0..g.m {
+        for j in 0..g.n {
+            let mut sum = if g.start == Start::Go { c[i * stride + j] } else { F::ZERO };
+            for p in 0..g.k {
+                sum += g.a.data[i * g.a.row + p * g.a.col] * g.b.data[p * g.b.row + j * g.b.col];
+            }
+            c[i * stride + j] = sum;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

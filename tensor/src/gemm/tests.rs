@@ -1,0 +1,86 @@
+//! The promise of `gemm`: one chain per element, whatever the shape of the call.
+
+use super::*;
+use crate::philox::{Stream, unit};
+
+fn random(name: &str, len: usize) -> Vec<f32> {
+    let stream = Stream::new(7, name);
+    (0..len).map(|i| unit(stream.words([i as u32, 0, 0, 0])[0]) * 2.0 - 1.0).collect()
+}
+
+/// The chain as the module's head says it.
+fn chain(g: Gemm<'_, f32>, c: &mut [f32], stride: usize) {
+    for i in 0..g.m {
+        for j in 0..g.n {
+            let mut sum = if g.start == Start::Go { c[i * stride + j] } else { 0.0 };
+            for p in 0..g.k {
+                sum = g.a.data[i * g.a.row + p * g.a.col].mul_add(g.b.data[p * g.b.row + j * g.b.col], sum);
+            }
+            c[i * stride + j] = sum;
+        }
+    }
+}
+
+fn bits(xs: &[f32]) -> Vec<u32> {
+    xs.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn every_instruction_set_gives_the_bits_of_the_plain_chain() {
+    let mut pack = Pack::default();
+    for (m, n, k) in [
+        (1, 1, 1),
+        (3, 5, 7),
+        (14, 32, 16),
+        (15, 33, 257),
+        (4, 128, 64),
+        (40, 70, 300),
+        (2, 600, 3),
+        (5, 0, 2),
+        (2, 3, 0),
+    ] {
+        let (a, b) = (random("a", m * k + 1), random("b", n * k + 1));
+        for transposed in [(false, false), (true, false), (false, true), (true, true)] {
+            for start in [Start::Zero, Start::Go] {
+                let a = if transposed.0 { Mat::rows(&a, m).transposed() } else { Mat::rows(&a, k) };
+                let b = if transposed.1 { Mat::rows(&b, k).transposed() } else { Mat::rows(&b, n) };
+                let g = Gemm { m, n, k, a, b, start };
+                let stride = n + 2;
+                let before = random("c", m * stride);
+                let mut expected = before.clone();
+                chain(g, &mut expected, stride);
+                for isa in Isa::here() {
+                    let mut got = before.clone();
+                    fast_on(isa, g, &mut got, stride, &mut pack);
+                    assert_eq!(bits(&got), bits(&expected), "{isa:?} {m} {n} {k} {transposed:?} {start:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_others() {
+    let (n, k) = (37, 65);
+    let (a, b) = (random("a", 64 * k), random("b", n * k));
+    let mut pack = Pack::default();
+    let mut whole = vec![0.0; 64 * n];
+    let g = |m, a| Gemm { m, n, k, a: Mat::rows(a, k), b: Mat::rows(&b, n), start: Start::Zero };
+    fast(g(64, &a), &mut whole, n, &mut pack);
+    for i in 0..64 {
+        let mut row = vec![0.0; n];
+        fast(g(1, &a[i * k..]), &mut row, n, &mut pack);
+        assert_eq!(bits(&row), bits(&whole[i * n..][..n]), "row {i}");
+    }
+}
+
+#[test]
+fn zeros_keep_their_signs_as_the_chain_from_plus_zero_says() {
+    let mut pack = Pack::default();
+    for isa in Isa::here() {
+        let mut c = [9.0f32];
+        let g = Gemm { m: 1, n: 1, k: 1, a: Mat::rows(&[-0.0], 1), b: Mat::rows(&[1.0], 1), start: Start::Zero };
+        fast_on(isa, g, &mut c, 1, &mut pack);
+        assert_eq!(c[0].to_bits(), 0, "{isa:?}: +0 + -0 is +0");
+    }
+}

@@ -1,0 +1,295 @@
+//! A module compiled for one shard's shape: the plans for training and evaluation, and the flat state.
+//!
+//! The state is one vector: parameters from 0 in the reverse of the order in which the forward pass first
+//! used them (the order in which their gradients are finished), then buffers. Who computes which shard, and
+//! how leaves are summed, is the worker's business; what is done with the sum, `optim`'s.
+
+use crate::exec::{Bound, Scratch, run};
+use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
+use crate::init::Init;
+use crate::nn::{Mode, Module, Running, Scope};
+use crate::ops::{CrossEntropy, Key, Op, Seed};
+use crate::plan::{Goal, Plan};
+use crate::tensor::Tensor;
+use elastic_spec::batch::{Batch, DataShape, IGNORE};
+use elastic_spec::layout::Tail;
+use std::any::Any;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// A named tensor in the flat state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamInfo {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub offset: usize,
+    pub len: usize,
+    /// Whether weight decay applies: to tensors of two and more axes, not to biases and norms.
+    pub decay: bool,
+    pub trainable: bool,
+}
+
+/// The flat vectors on which everything runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StateLayout {
+    /// Trainable parameters, contiguous from 0; tied tensors once.
+    pub params: Vec<ParamInfo>,
+    /// Running means and variances, behind the parameters.
+    pub buffers: Vec<ParamInfo>,
+    /// Which buffers are whose running statistics.
+    pub running: Vec<RunningPair>,
+}
+
+/// Where one batch norm's running statistics lie, in the state and, as moments, in the reduced vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunningPair {
+    pub mean: Range<usize>,
+    pub var: Range<usize>,
+    pub momentum: f64,
+}
+
+impl StateLayout {
+    pub fn param_floats(&self) -> usize {
+        self.params.iter().map(|p| p.len).sum()
+    }
+
+    /// Parameters and buffers.
+    pub fn floats(&self) -> usize {
+        self.param_floats() + self.buffers.iter().map(|b| b.len).sum::<usize>()
+    }
+
+    /// Gradients, then the shards' batch-norm moments in the places of the buffers.
+    pub fn reduced_floats(&self) -> usize {
+        self.floats()
+    }
+}
+
+/// What one leaf depends on besides state and batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LeafKey {
+    pub seed: u64,
+    pub step: u64,
+    /// 1/B: the weight of each valid loss.
+    pub scale: f32,
+    pub label_smoothing: f32,
+}
+
+/// A model compiled for a fixed shard of m samples.
+pub trait Network: Send + Sync {
+    fn layout(&self) -> &StateLayout;
+
+    /// Parameters and buffers, by name from Philox.
+    fn init(&self, seed: u64) -> Vec<f32>;
+
+    /// Writes a shard's leaf (`reduced_floats`): the gradient of the sum of its valid losses times `scale`,
+    /// then its batch-norm moments. The bits depend on the arguments alone.
+    fn leaf(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail;
+
+    /// Loss and hits with running statistics, without dropout and label smoothing.
+    fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail;
+
+    /// Memory for `leaf` and `evaluate`; one per thread.
+    fn new_scratch(&self) -> Box<dyn Any + Send>;
+}
+
+/// Compiles a module for shards of `samples`. The error names the op, its place and the axes.
+pub fn compile(module: &dyn Module, data: &DataShape, samples: usize) -> Result<Box<dyn Network>, String> {
+    Ok(Box::new(Compiled::new(module, data, samples).map_err(|e| e.to_string())?))
+}
+
+/// One trace: graph, scores' loss, and what the module left in its scope.
+pub(crate) struct Trace {
+    pub graph: Graph,
+    pub loss: Value,
+    pub correct: Value,
+    pub running: Vec<Running>,
+}
+
+pub(crate) fn trace(module: &dyn Module, data: &DataShape, samples: usize, mode: Mode) -> Result<Trace, ShapeError> {
+    let mut graph = Graph::default();
+    let (input, targets, outputs) = match *data {
+        DataShape::Features { features, classes } => {
+            let input = graph.input(Source::Features, Type::float(&[samples, features]));
+            (input, graph.input(Source::Targets, Type::int(&[samples])), classes)
+        }
+        DataShape::Tokens { vocab, context } => {
+            let input = graph.input(Source::Tokens, Type::int(&[samples, context]));
+            (input, graph.input(Source::Targets, Type::int(&[samples, context])), vocab)
+        }
+    };
+    let graph = Rc::new(RefCell::new(graph));
+    let scope = Scope::new(graph.clone(), targets, mode, outputs);
+    let scores = module.forward(&scope, Tensor { graph: graph.clone(), value: input, path: "model".into() })?;
+    let mut wanted = graph.borrow().ty(targets).shape.clone();
+    wanted.push(outputs);
+    if scores.shape() != wanted {
+        let message = format!("the module returns {:?}, but the data wants scores {wanted:?}", scores.shape());
+        return Err(ShapeError { op: "cross entropy", path: "model".into(), message });
+    }
+    let loss = graph.borrow_mut().apply(Op::CrossEntropy(CrossEntropy), "loss", &[scores.value, targets])?;
+    let running = scope.running.take();
+    let graph = graph.borrow().clone();
+    Ok(Trace { graph, loss: loss[0], correct: loss[2], running })
+}
+
+struct Compiled {
+    layout: StateLayout,
+    inits: Vec<(String, Init, Range<usize>)>,
+    data: DataShape,
+    samples: usize,
+    train: Pass,
+    evaluate: Pass,
+}
+
+/// A plan, and where its metrics are found.
+struct Pass {
+    plan: Plan,
+    loss: Value,
+    correct: Value,
+}
+
+impl Compiled {
+    fn new(module: &dyn Module, data: &DataShape, samples: usize) -> Result<Compiled, ShapeError> {
+        let mut train = trace(module, data, samples, Mode::Train)?;
+        let evaluate = trace(module, data, samples, Mode::Evaluate)?;
+        if train.graph.states() != evaluate.graph.states() {
+            let message = "training and evaluation use different parameters".into();
+            return Err(ShapeError { op: "module", path: "model".into(), message });
+        }
+        let (layout, offsets) = lay_out(&train);
+        let out = leaf_outputs(&mut train, &offsets)?;
+        let pass = |trace: &Trace, out: &[(Value, usize)]| {
+            let goal = Goal { states: &offsets, out, keep: &[trace.loss, trace.correct] };
+            Pass { plan: Plan::new(&trace.graph, &goal), loss: trace.loss, correct: trace.correct }
+        };
+        let inits = train.graph.states().iter().zip(&offsets);
+        let inits = inits.map(|(s, at)| (s.name.clone(), s.init, *at..at + s.shape.iter().product::<usize>()));
+        Ok(Compiled {
+            layout,
+            inits: inits.collect(),
+            data: data.clone(),
+            samples,
+            train: pass(&train, &out),
+            evaluate: pass(&evaluate, &[]),
+        })
+    }
+
+    fn check(&self, state: &[f32], batch: &Batch) {
+        let (features, tokens, targets) = match self.data {
+            DataShape::Features { features, .. } => (features, 0, 1),
+            DataShape::Tokens { context, .. } => (0, context, context),
+        };
+        let sizes = (batch.features.len(), batch.tokens.len(), batch.targets.len(), batch.slots.len());
+        let m = self.samples;
+        assert_eq!(sizes, (m * features, m * tokens, m * targets, m), "a batch has the shape compiled for");
+        assert_eq!(state.len(), self.layout.floats(), "the state has the layout's length");
+    }
+
+    fn pass(&self, pass: &Pass, scratch: &mut dyn Any, call: Call<'_>, out: &mut [f32]) -> Tail {
+        let Call { state, batch, key } = call;
+        self.check(state, batch);
+        let scratch = scratch.downcast_mut::<Scratch<f32>>().expect("the scratch is from `new_scratch`");
+        let LeafKey { seed, step, scale, label_smoothing } = key;
+        let key = Key { seed, step, scale, label_smoothing, slots: &batch.slots };
+        let Batch { features, tokens, targets, .. } = batch;
+        run(&pass.plan, scratch, &Bound { state, features, tokens, targets, key }, out);
+        let kept = |value| pass.plan.kept(&scratch.arena, value);
+        Tail {
+            loss: kept(pass.loss).iter().map(|x| *x as f64).sum(),
+            count: batch.targets.iter().filter(|t| **t != IGNORE).count() as u64,
+            correct: kept(pass.correct).iter().filter(|x| **x != 0.0).count() as u64,
+        }
+    }
+}
+
+/// What changes from one pass to the next.
+struct Call<'a> {
+    state: &'a [f32],
+    batch: &'a Batch,
+    key: LeafKey,
+}
+
+impl Network for Compiled {
+    fn layout(&self) -> &StateLayout {
+        &self.layout
+    }
+
+    fn init(&self, seed: u64) -> Vec<f32> {
+        let mut state = vec![0.0; self.layout.floats()];
+        for (name, init, range) in &self.inits {
+            init.fill(seed, name, &mut state[range.clone()]);
+        }
+        state
+    }
+
+    fn leaf(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail {
+        assert_eq!(out.len(), self.layout.reduced_floats(), "a leaf has the layout's length");
+        let mut end = 0;
+        for range in &self.train.plan.written {
+            out[end..range.start].fill(0.0);
+            end = range.end;
+        }
+        out[end..].fill(0.0);
+        self.pass(&self.train, scratch, Call { state, batch, key }, out)
+    }
+
+    fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail {
+        let key = LeafKey { seed: 0, step: 0, scale: 0.0, label_smoothing: 0.0 };
+        self.pass(&self.evaluate, scratch, Call { state, batch, key }, &mut [])
+    }
+
+    fn new_scratch(&self) -> Box<dyn Any + Send> {
+        Box::new(Scratch::<f32>::default())
+    }
+}
+
+/// The layout, and each state's offset in the order of the graph's states.
+fn lay_out(trace: &Trace) -> (StateLayout, Vec<usize>) {
+    let states = trace.graph.states();
+    let mut offsets = vec![0; states.len()];
+    let (mut layout, mut end) = (StateLayout::default(), 0);
+    for role in [Role::Param, Role::Buffer] {
+        for (index, state) in states.iter().enumerate().rev().filter(|(_, s)| s.role == role) {
+            let len = state.shape.iter().product();
+            let is_param = role == Role::Param;
+            let (name, shape) = (state.name.clone(), state.shape.clone());
+            let decay = is_param && shape.len() >= 2;
+            let info = ParamInfo { name, shape, offset: end, len, decay, trainable: is_param };
+            if is_param { &mut layout.params } else { &mut layout.buffers }.push(info);
+            offsets[index] = end;
+            end += len;
+        }
+    }
+    let range = |value| match trace.graph.source(value) {
+        Source::State(index) => offsets[index]..offsets[index] + trace.graph.ty(value).len(),
+        other => unreachable!("running statistics are states, not {other:?}"),
+    };
+    for r in &trace.running {
+        layout.running.push(RunningPair { mean: range(r.mean), var: range(r.var), momentum: r.momentum });
+    }
+    (layout, offsets)
+}
+
+/// Adds the backward pass; the leaf's parts and their places.
+fn leaf_outputs(trace: &mut Trace, offsets: &[usize]) -> Result<Vec<(Value, usize)>, ShapeError> {
+    let shape = trace.graph.ty(trace.loss).shape.clone();
+    let seed = trace.graph.apply1(Op::Seed(Seed { shape }), "loss", &[])?;
+    let state_of = |graph: &Graph, value: usize| match graph.source(Value(value)) {
+        Source::State(index) if graph.states()[index].role == Role::Param => Some((Value(value), offsets[index])),
+        _ => None,
+    };
+    let params: Vec<_> = (0..trace.graph.values.len()).filter_map(|v| state_of(&trace.graph, v)).collect();
+    let wrt: Vec<Value> = params.iter().map(|(v, _)| *v).collect();
+    let grads = crate::autograd::backward(&mut trace.graph, trace.loss, seed, &wrt)?;
+    // A parameter that the loss does not depend on keeps the zeros that `leaf` fills in.
+    let mut out: Vec<_> = grads.iter().zip(&params).filter_map(|(g, (_, at))| g.map(|g| (g, *at))).collect();
+    for running in &trace.running {
+        let Some(moments) = running.moments else { continue };
+        for (buffer, moment) in [running.mean, running.var].into_iter().zip(moments) {
+            let Source::State(index) = trace.graph.source(buffer) else { unreachable!("buffers are states") };
+            out.push((moment, offsets[index]));
+        }
+    }
+    Ok(out)
+}

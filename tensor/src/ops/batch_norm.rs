@@ -1,0 +1,171 @@
+//! Batch norm over a shard: y = (x - mean) / √(var + eps) · scale + shift, per channel.
+//!
+//! x: (sample, channel, …). Mean and (biased) variance are the shard's own, over its valid samples only: one
+//! with no target but IGNORE pads a short batch and must not move the others. What the shard adds to the
+//! pooled running statistics leaves as two moments about the running mean, weighted by the number of valid
+//! targets: their sum over all shards is all that `optim` needs. Moments about a near centre do not cancel.
+
+use super::*;
+use crate::real::sum;
+use elastic_spec::batch::IGNORE;
+
+/// Inputs: x, scale, shift, running mean, targets. Outputs: y, mean, 1/√(var + eps), and the shard's moments.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    pub eps: f64,
+}
+
+/// x as (sample, channel, plane).
+#[derive(Clone, Copy)]
+struct Planes {
+    channels: usize,
+    plane: usize,
+}
+
+impl Planes {
+    fn of(x: &Type) -> Planes {
+        Planes { channels: x.shape[1], plane: x.shape[2..].iter().product() }
+    }
+
+    fn at<F>(self, x: &[F], sample: usize, channel: usize) -> &[F] {
+        &x[(sample * self.channels + channel) * self.plane..][..self.plane]
+    }
+}
+
+/// Whether a sample has a target that counts.
+fn is_valid(targets: &[i32], samples: usize, sample: usize) -> bool {
+    let each = targets.len() / samples;
+    targets[sample * each..][..each].iter().any(|t| *t != IGNORE)
+}
+
+fn check(x: &[&Type]) -> Result<(), String> {
+    if x[0].shape.len() < 2 {
+        return Err(format!("the input is {}, but needs axes (sample, channel, …)", x[0]));
+    }
+    for (index, name) in [(1, "the scale"), (2, "the shift"), (3, "the running mean")] {
+        expect(x, index, name, &x[0].shape[1..2])?;
+    }
+    Ok(())
+}
+
+impl Rule for BatchNorm {
+    const NAME: &'static str = "batch norm";
+
+    fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
+        check(x)?;
+        let samples = x[0].shape[0];
+        if x[4].shape.first() != Some(&samples) {
+            return Err(format!("axis 0 (sample) of the input {} and of the targets {} differ", x[0], x[4]));
+        }
+        let channel = Type::float(&x[0].shape[1..2]);
+        Ok(vec![x[0].clone(), channel.clone(), channel.clone(), channel.clone(), channel])
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
+        let Some(dy) = dy[0] else { return Ok(vec![None; 5]) };
+        let (x, scale, targets) = (node.inputs[0], node.inputs[1], node.inputs[4]);
+        let inputs = [x, scale, node.outputs[1], node.outputs[2], dy, targets];
+        let grads = graph.apply(Op::BatchNormGrad(BatchNormGrad), &node.path, &inputs)?;
+        Ok(vec![Some(grads[0]), Some(grads[1]), Some(grads[2]), None, None])
+    }
+
+    fn run<F: Real>(&self, io: Io<'_, F>) {
+        let [y, mean, rstd, moment1, moment2, ..] = io.y;
+        let [x, scale, shift, running, ..] = io.x;
+        let (targets, samples) = (io.ints[4], io.types[0].shape[0]);
+        let planes = Planes::of(&io.types[0]);
+        let valid = |sample: &usize| is_valid(targets, samples, *sample);
+        let count = F::of_usize((0..samples).filter(valid).count() * planes.plane);
+        let weight = targets.iter().filter(|t| **t != IGNORE).count();
+        let weight = F::of_usize(weight) * F::of(io.key.scale as f64);
+        for c in 0..planes.channels {
+            let over = |term: &dyn Fn(F) -> F| {
+                let plane = |s| sum(planes.at(x, s, c).iter().map(|x| term(*x)));
+                (0..samples).filter(valid).map(plane).fold(F::ZERO, |a, b| a + b)
+            };
+            // A shard of padding alone has no statistics; any finite output will do.
+            let m = if count > F::ZERO { over(&|x| x) / count } else { running[c] };
+            let squares = over(&|x| (x - m) * (x - m));
+            let var = if count > F::ZERO { squares / count } else { F::ZERO };
+            let unbiased = if count > F::ONE { squares / (count - F::ONE) } else { F::ZERO };
+            let r = F::ONE / (var + F::of(self.eps)).sqrt();
+            let off = m - running[c];
+            (mean[c], rstd[c]) = (m, r);
+            (moment1[c], moment2[c]) = (weight * off, weight * (unbiased + off * off));
+            for s in 0..samples {
+                let at = (s * planes.channels + c) * planes.plane;
+                for (y, x) in y[at..].iter_mut().zip(planes.at(x, s, c)) {
+                    *y = (*x - m) * r * scale[c] + shift[c];
+                }
+            }
+        }
+    }
+}
+
+/// dx, dscale, dshift. Inputs: x, scale, mean, rstd, dy, targets.
+#[derive(Clone, Debug)]
+pub struct BatchNormGrad;
+
+impl Rule for BatchNormGrad {
+    const NAME: &'static str = "batch norm gradient";
+
+    fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
+        expect(x, 4, "the gradient", &x[0].shape)?;
+        Ok(vec![x[0].clone(), x[1].clone(), x[1].clone()])
+    }
+
+    fn run<F: Real>(&self, io: Io<'_, F>) {
+        let [dx, dscale, dshift, ..] = io.y;
+        let [x, scale, mean, rstd, dy, ..] = io.x;
+        let (targets, samples) = (io.ints[5], io.types[0].shape[0]);
+        let planes = Planes::of(&io.types[0]);
+        let count = (0..samples).filter(|s| is_valid(targets, samples, *s)).count() * planes.plane;
+        let share = if count > 0 { F::ONE / F::of_usize(count) } else { F::ZERO };
+        for c in 0..planes.channels {
+            let (m, r) = (mean[c], rstd[c]);
+            let (mut along, mut across) = (F::ZERO, F::ZERO);
+            for s in 0..samples {
+                let (x, dy) = (planes.at(x, s, c), planes.at(dy, s, c));
+                along += sum(dy.iter().copied());
+                across += sum(dy.iter().zip(x).map(|(dy, x)| *dy * ((*x - m) * r)));
+            }
+            (dscale[c], dshift[c]) = (across, along);
+            for s in 0..samples {
+                let share = if is_valid(targets, samples, s) { share } else { F::ZERO };
+                let at = (s * planes.channels + c) * planes.plane;
+                for ((dx, x), dy) in dx[at..].iter_mut().zip(planes.at(x, s, c)).zip(planes.at(dy, s, c)) {
+                    *dx = scale[c] * r * (*dy - along * share - (*x - m) * r * (across * share));
+                }
+            }
+        }
+    }
+}
+
+/// Batch norm with the running statistics. Inputs: x, scale, shift, running mean, running variance.
+#[derive(Clone, Debug)]
+pub struct BatchNormEval {
+    pub eps: f64,
+}
+
+impl Rule for BatchNormEval {
+    const NAME: &'static str = "batch norm (evaluation)";
+
+    fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
+        check(x)?;
+        expect(x, 4, "the running variance", &x[0].shape[1..2])?;
+        Ok(vec![x[0].clone()])
+    }
+
+    fn run<F: Real>(&self, io: Io<'_, F>) {
+        let [y, ..] = io.y;
+        let [x, scale, shift, mean, var, ..] = io.x;
+        let planes = Planes::of(&io.types[0]);
+        for (at, (y, x)) in y.chunks_exact_mut(planes.plane).zip(x.chunks_exact(planes.plane)).enumerate() {
+            let c = at % planes.channels;
+            let r = F::ONE / (var[c] + F::of(self.eps)).sqrt();
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = (*x - mean[c]) * r * scale[c] + shift[c];
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The closed set of ops. One file per op: shape rule, gradient rule and kernel side by side.
+//!
+//! A kernel is written once over [`Real`]; it sees slices and knows nothing of plans and arenas. Its result
+//! depends on its inputs alone, each row's bits never on how many other rows there are.
+
+mod add;
+mod avg_pool;
+mod batch_norm;
+mod causal_attention;
+mod conv2d;
+mod copy;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod matmul;
+mod max_pool;
+mod mul;
+mod relu;
+mod reshape;
+mod scale;
+mod seed;
+mod sum_leading;
+
+pub use add::Add;
+pub use avg_pool::{AvgPool, AvgPoolGrad};
+pub use batch_norm::{BatchNorm, BatchNormEval, BatchNormGrad};
+pub use causal_attention::{CausalAttention, CausalAttentionGrad};
+pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight};
+pub use copy::Copy;
+pub use cross_entropy::{CrossEntropy, CrossEntropyGrad};
+pub use dropout::Dropout;
+pub use embedding::{Embedding, EmbeddingGrad};
+pub use gelu::{Gelu, GeluGrad};
+pub use layer_norm::{LayerNorm, LayerNormGrad};
+pub use linear::Linear;
+pub use matmul::MatMul;
+pub use max_pool::{MaxPool, MaxPoolGrad};
+pub use mul::Mul;
+pub use relu::{Relu, ReluGrad};
+pub use reshape::Reshape;
+pub use scale::Scale;
+pub use seed::Seed;
+pub use sum_leading::SumLeading;
+
+use crate::gemm::{Gemm, Pack};
+use crate::graph::{Graph, Node, ShapeError, Type, Value};
+use crate::real::Real;
+
+/// What an op must say about itself.
+pub trait Rule {
+    const NAME: &'static str;
+
+    /// The outputs' types, or which axes do not fit.
+    fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String>;
+
+    /// Writes the gradient into the graph: for each input its gradient, given those of the outputs.
+    fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
+        let _ = (graph, dy);
+        let message = "has no gradient of its own".to_string();
+        Err(ShapeError { op: Self::NAME, path: node.path.clone(), message })
+    }
+
+    fn run<F: Real>(&self, io: Io<'_, F>);
+}
+
+pub type Grads = Vec<Option<Value>>;
+
+/// Most inputs and outputs of a node.
+pub const IO_MAX: usize = 8;
+
+/// What a kernel is given. Floats and integers share the numbering of the inputs.
+pub struct Io<'a, F> {
+    pub x: [&'a [F]; IO_MAX],
+    pub ints: [&'a [i32]; IO_MAX],
+    pub y: [&'a mut [F]; IO_MAX],
+    pub types: &'a [Type],
+    pub out_types: &'a [Type],
+    pub key: &'a Key<'a>,
+    pub path: &'a str,
+    pub work: &'a mut Work<F>,
+}
+
+/// What changes from call to call besides the tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    pub seed: u64,
+    pub step: u64,
+    /// Gradient of each valid loss.
+    pub scale: f32,
+    pub label_smoothing: f32,
+    /// Slot of each sample in the global batch.
+    pub slots: &'a [u64],
+}
+
+/// Room that kernels use and leave dirty.
+#[derive(Debug, Default)]
+pub struct Work<F> {
+    pub pack: Pack<F>,
+    pub columns: Vec<F>,
+}
+
+impl<F: Real> Work<F> {
+    pub fn gemm(&mut self, product: Gemm<'_, F>, c: &mut [F], stride: usize) {
+        F::gemm(product, c, stride, &mut self.pack);
+    }
+}
+
+/// At least `len` elements of `room`, whatever is in them.
+pub fn take<F: Real>(room: &mut Vec<F>, len: usize) -> &mut [F] {
+    if room.len() < len {
+        room.resize(len, F::ZERO);
+    }
+    &mut room[..len]
+}
+
+macro_rules! ops {
+    ($($op:ident),* $(,)?) => {
+        #[derive(Clone, Debug)]
+        pub enum Op {
+            $($op($op)),*
+        }
+
+        impl Op {
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Op::$op(_) => <$op as Rule>::NAME),*
+                }
+            }
+
+            pub fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
+                match self {
+                    $(Op::$op(op) => op.infer(x)),*
+                }
+            }
+
+            pub fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
+                match self {
+                    $(Op::$op(op) => op.gradient(graph, node, dy)),*
+                }
+            }
+
+            pub fn run<F: Real>(&self, io: Io<'_, F>) {
+                match self {
+                    $(Op::$op(op) => op.run(io)),*
+                }
+            }
+        }
+    };
+}
+
+ops!(
+    Add,
+    AvgPool,
+    AvgPoolGrad,
+    BatchNorm,
+    BatchNormEval,
+    BatchNormGrad,
+    CausalAttention,
+    CausalAttentionGrad,
+    Conv2d,
+    Conv2dGradBias,
+    Conv2dGradInput,
+    Conv2dGradWeight,
+    Copy,
+    CrossEntropy,
+    CrossEntropyGrad,
+    Dropout,
+    Embedding,
+    EmbeddingGrad,
+    Gelu,
+    GeluGrad,
+    LayerNorm,
+    LayerNormGrad,
+    Linear,
+    MatMul,
+    MaxPool,
+    MaxPoolGrad,
+    Mul,
+    Relu,
+    ReluGrad,
+    Reshape,
+    Scale,
+    Seed,
+    SumLeading,
+);
+
+/// `wanted` shape for input `index` called `name`, or an error that names the axis that differs.
+fn expect(x: &[&Type], index: usize, name: &str, wanted: &[usize]) -> Result<(), String> {
+    let got = &x[index].shape;
+    if got.len() != wanted.len() {
+        return Err(format!("{name} is {}, but needs {} axes: {wanted:?}", x[index], wanted.len()));
+    }
+    match (0..got.len()).find(|axis| got[*axis] != wanted[*axis]) {
+        Some(axis) => Err(format!("axis {axis} of {name} {} is {}, but must be {}", x[index], got[axis], wanted[axis])),
+        None => Ok(()),
+    }
+}
+
+/// The value has so many axes, which the error spells out.
+fn expect_axes(x: &[&Type], index: usize, name: &str, axes: &str) -> Result<(), String> {
+    let wanted = axes.split(',').count();
+    match x[index].shape.len() == wanted {
+        true => Ok(()),
+        false => Err(format!("{name} is {}, but needs {wanted} axes: ({axes})", x[index])),
+    }
+}

@@ -1,0 +1,97 @@
+//! The numerics class of this machine: one number that equals another's where all kernels give equal bits.
+//!
+//! A tiny fixed model goes through every kernel of training; the leaf's and the updated state's bits are
+//! hashed. Workers of different classes must not share an exact job.
+
+use crate::graph::ShapeError;
+use crate::nn::{Bias, Conv, Module, Scope, Table};
+use crate::tensor::{Result, Tensor};
+use crate::{Init, LeafKey, Network, Update, compile};
+use elastic_spec::batch::{Batch, DataShape};
+use elastic_spec::job::Optimizer;
+use sha2::{Digest, Sha256};
+
+pub fn probe() -> u64 {
+    let mut hash = Sha256::new();
+    let image = DataShape::Features { features: 72, classes: 3 };
+    let text = DataShape::Tokens { vocab: 11, context: 9 };
+    for (module, data) in [(&Image as &dyn Module, image), (&Text, text)] {
+        let network = compile(module, &data, 2).expect("the probe's shapes fit");
+        for value in train(&*network, &data) {
+            hash.update(value.to_bits().to_le_bytes());
+        }
+    }
+    let bytes = hash.finalize();
+    u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
+}
+
+/// State after two steps, and the last leaf.
+fn train(network: &dyn Network, data: &DataShape) -> Vec<f32> {
+    let batch = match *data {
+        DataShape::Features { features, .. } => Batch {
+            features: (0..2 * features).map(|i| (i % 13) as f32 * 0.17 - 0.9).collect(),
+            targets: vec![2, 0],
+            slots: vec![0, 1],
+            ..Batch::default()
+        },
+        DataShape::Tokens { vocab, context } => Batch {
+            tokens: (0..2 * context).map(|i| (i * 7 % vocab) as i32).collect(),
+            targets: (0..2 * context).map(|i| (i * 5 % vocab) as i32).collect(),
+            slots: vec![0, 1],
+            ..Batch::default()
+        },
+    };
+    let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let layout = network.layout();
+    let mut state = network.init(1);
+    let mut scratch = network.new_scratch();
+    let mut leaf = vec![0.0; layout.reduced_floats()];
+    let mut moments = vec![vec![0.0; layout.param_floats()]; 2];
+    for step in 0..2 {
+        let key = LeafKey { seed: 3, step, scale: 0.5, label_smoothing: 0.1 };
+        let tail = network.leaf(&mut *scratch, &state, &batch, key, &mut leaf);
+        let (reduced, state, moments) = (&mut leaf[..], &mut state[..], &mut moments[..]);
+        let update = Update { layout, reduced, state, moments, step, lr: 0.01, correction: 1.0, clip_norm: Some(0.5) };
+        let report = crate::apply(&adam, update);
+        moments[0][0] += (tail.loss + report.grad_norm) as f32;
+    }
+    let tail = network.evaluate(&mut *scratch, &state, &batch);
+    state.extend(leaf);
+    state.extend_from_slice(&moments[0]);
+    state.push(tail.loss as f32);
+    state
+}
+
+struct Image;
+
+impl Module for Image {
+    fn forward(&self, nn: &Scope, x: Tensor) -> Result<Tensor> {
+        let x = x.reshape(&[x.shape()[0], 2, 6, 6])?;
+        let conv = Conv { out: 5, kernel: 3, stride: 1, pad: 1, bias: Bias::PerChannel };
+        let x = nn.conv2d("conv", &x, conv)?;
+        let x = nn.batch_norm("norm", &x)?.relu().max_pool(2, 2)?.avg_pool(2, 1)?;
+        nn.linear("out", &x.flatten()?, nn.outputs())
+    }
+}
+
+struct Text;
+
+impl Module for Text {
+    fn forward(&self, nn: &Scope, x: Tensor) -> std::result::Result<Tensor, ShapeError> {
+        let table = Table { rows: nn.outputs(), width: 12, init: Init::Normal { std: 0.3 } };
+        let (x, weight) = nn.embedding("table", &x, table)?;
+        let y = nn.linear("qkv", &nn.layer_norm("norm", &x)?, 36)?.causal_attention(2)?;
+        let x = x.add(&nn.dropout("drop", &y, 0.2)?.gelu())?;
+        x.linear_with(&weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_gives_one_number() {
+        assert_eq!(probe(), probe());
+    }
+}

@@ -1,0 +1,127 @@
+//! The float type of a run: f32 for training, f64 as the reference that checks it.
+//!
+//! Every kernel is written once over [`Real`]. What differs is here: f32 takes the polynomials of `math` and
+//! the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
+
+use crate::gemm::{self, Gemm, Pack};
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
+
+pub trait Real:
+    Copy
+    + Default
+    + Debug
+    + PartialOrd
+    + Send
+    + Sync
+    + 'static
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + MulAssign
+{
+    const ZERO: Self;
+    const ONE: Self;
+    fn of(x: f64) -> Self;
+    fn f64(self) -> f64;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+    fn tanh(self) -> Self;
+    fn sqrt(self) -> Self;
+    /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
+    fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
+
+    fn of_usize(n: usize) -> Self {
+        Self::of(n as f64)
+    }
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+
+    #[inline(always)]
+    fn of(x: f64) -> f32 {
+        x as f32
+    }
+
+    #[inline(always)]
+    fn f64(self) -> f64 {
+        self as f64
+    }
+
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        crate::math::exp(self)
+    }
+
+    fn ln(self) -> f32 {
+        libm::logf(self)
+    }
+
+    #[inline(always)]
+    fn tanh(self) -> f32 {
+        crate::math::tanh(self)
+    }
+
+    /// Rounded exactly by IEEE 754, so the hardware's is everybody's.
+    #[inline(always)]
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+
+    fn gemm(product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+        gemm::fast(product, c, stride, pack);
+    }
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+
+    fn of(x: f64) -> f64 {
+        x
+    }
+
+    fn f64(self) -> f64 {
+        self
+    }
+
+    fn exp(self) -> f64 {
+        libm::exp(self)
+    }
+
+    fn ln(self) -> f64 {
+        libm::log(self)
+    }
+
+    fn tanh(self) -> f64 {
+        libm::tanh(self)
+    }
+
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+
+    fn gemm(product: Gemm<'_, f64>, c: &mut [f64], stride: usize, _pack: &mut Pack<f64>) {
+        gemm::plain(product, c, stride);
+    }
+}
+
+/// Sum in a fixed order: sixteen running sums over ascending indices, then a tree over them.
+#[inline(always)]
+pub fn sum<F: Real>(xs: impl ExactSizeIterator<Item = F>) -> F {
+    let mut lanes = [F::ZERO; 16];
+    for (i, x) in xs.enumerate() {
+        lanes[i % 16] += x;
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = lanes[i] + lanes[i + half];
+        }
+    }
+    lanes[0]
+}
