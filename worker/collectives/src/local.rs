@@ -1,0 +1,1 @@
+//! Members inside one process: the same contract as TCP links, and faults on demand.
