@@ -31,7 +31,11 @@ struct Program {
 pub enum Said {
     Nothing,
     /// A program has ended with these counts.
-    Result { program: String, passed: u64, failed: u64 },
+    Result {
+        program: String,
+        passed: u64,
+        failed: u64,
+    },
 }
 
 /// The three numbers of the last line.
@@ -76,6 +80,17 @@ impl Tally {
             program.lines.push(line.to_string());
         }
         Said::Nothing
+    }
+
+    /// Counts something that is no test of a program and went well.
+    pub fn pass(&mut self) {
+        self.passed += 1;
+    }
+
+    /// Takes note of something that was not even started.
+    pub fn leave_out(&mut self, name: &str, reason: &str) {
+        self.ignored += 1;
+        self.skipped.insert(name.to_string(), reason.to_string());
     }
 
     /// Takes note that a test could not run here.
@@ -183,6 +198,13 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(tally.counts(true), Counts { passed: 1, failed: 0, skipped: 2 });
         assert_eq!(tally.skipped["store::b"], "no etcd on PATH");
         assert_eq!(tally.skipped["c"], "ignored: only by hand");
+    }
+
+    #[test]
+    fn what_was_not_started_is_no_passed_test() {
+        let mut tally = read(GOOD);
+        tally.leave_out("bench::torchrun", "no python3 on PATH");
+        assert_eq!(tally.counts(true), Counts { passed: 1, failed: 0, skipped: 3 });
     }
 
     #[test]

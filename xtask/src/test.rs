@@ -4,6 +4,7 @@
 //! `ELASTIC_BIN` and `ELASTIC_OWN_MODEL_BIN`. The whole output is kept in `target/xtask-test.log`, a person sees
 //! one line a program and, where something failed, all that this program said.
 
+use crate::bench;
 use crate::tally::{Counts, Said, Tally, skip_entry};
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -48,6 +49,9 @@ pub fn run(args: &[&str]) -> Result<ExitCode> {
     let succeeded = run_tests(&plan, start, &mut tally)?;
     let said = std::fs::read_to_string(&plan.skip_file).unwrap_or_default();
     said.lines().filter_map(skip_entry).for_each(|(name, reason)| tally.skip(name, reason));
+    if plan.full && plan.filters.is_empty() {
+        run_benches(start, &mut tally);
+    }
     Ok(report(&mut tally, succeeded, start))
 }
 
@@ -59,6 +63,21 @@ fn report(tally: &mut Tally, succeeded: bool, start: Instant) -> ExitCode {
     tally.skipped.iter().for_each(|(name, reason)| println!("skipped: {name}: {reason}"));
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     if failed == 0 && succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The comparison with peers, each in an environment of its own. Counted like tests: a bench that breaks is a failure.
+fn run_benches(start: Instant, tally: &mut Tally) {
+    for name in bench::NAMES {
+        let test = format!("bench::{name}");
+        println!("[{:>6.1} s] bench {name}", start.elapsed().as_secs_f64());
+        match tools::which("python3") {
+            None => tally.leave_out(&test, "no python3 on PATH"),
+            Some(_) => match bench::run(name, &[]) {
+                Ok(_) => tally.pass(),
+                Err(error) => tally.failed.push(format!("{test}: {error:#}")),
+            },
+        }
+    }
 }
 
 fn test_command(plan: &Plan) -> Command {
@@ -90,49 +109,57 @@ fn run_tests(plan: &Plan, start: Instant, tally: &mut Tally) -> Result<bool> {
     let mut child = command.spawn().context("start cargo test")?;
     drop(command); // holds the pipe's writing end
     let lines = lines_of(reader);
-    let log = plan.release_dir.with_file_name("xtask-test.log");
-    let mut log_file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let log_path = plan.release_dir.with_file_name("xtask-test.log");
+    let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
     let limit = if plan.full { LIMIT_FULL } else { LIMIT };
-    let in_time = follow(&lines, start + limit, start, tally, &mut log_file)?;
+    let in_time = Watch { start, until: start + limit, tally, log }.follow(&lines)?;
     if !in_time {
         end(&mut child, owns_group);
         tally.failed.push(format!("the run was not done after {} min and was ended", limit.as_secs() / 60));
     }
     let status = child.wait().context("wait for cargo test")?;
-    println!("the whole output: {}", shown(&log));
+    println!("the whole output: {}", shown(&log_path));
     Ok(status.success() && in_time)
 }
 
-/// Reads lines until the end of the output; `false` if the time was up before.
-fn follow(
-    lines: &Receiver<String>,
-    until: Instant,
+/// Where the lines of a run go.
+struct Watch<'a> {
     start: Instant,
-    tally: &mut Tally,
-    log: &mut File,
-) -> Result<bool> {
-    loop {
-        let line = match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(line) => line,
-            Err(RecvTimeoutError::Disconnected) => return Ok(true),
-            Err(RecvTimeoutError::Timeout) => {
-                tally.program_output().iter().for_each(|line| println!("    {line}"));
-                return Ok(false);
+    until: Instant,
+    tally: &'a mut Tally,
+    log: File,
+}
+
+impl Watch<'_> {
+    /// Reads lines until the end of the output; `false` if the time was up before.
+    fn follow(&mut self, lines: &Receiver<String>) -> Result<bool> {
+        loop {
+            match lines.recv_timeout(self.until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.take(&line)?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(true),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tally.program_output().iter().for_each(|line| println!("    {line}"));
+                    return Ok(false);
+                }
             }
-        };
-        writeln!(log, "{line}").context("write the log")?;
-        let at = start.elapsed().as_secs_f64();
-        match tally.line(&line) {
+        }
+    }
+
+    fn take(&mut self, line: &str) -> Result<()> {
+        writeln!(self.log, "{line}").context("write the log")?;
+        let at = self.start.elapsed().as_secs_f64();
+        match self.tally.line(line) {
             Said::Result { failed: 0, passed: 0, .. } => {}
             Said::Result { program, passed, failed } => {
                 println!("[{at:>6.1} s] {program}: {passed} passed{}", failed_text(failed));
                 if failed > 0 {
-                    tally.program_output().iter().for_each(|line| println!("    {line}"));
+                    self.tally.program_output().iter().for_each(|line| println!("    {line}"));
                 }
             }
-            Said::Nothing if is_news(&line) => println!("[{at:>6.1} s] {}", line.trim()),
+            Said::Nothing if is_news(line) => println!("[{at:>6.1} s] {}", line.trim()),
             Said::Nothing => {}
         }
+        Ok(())
     }
 }
 
