@@ -62,7 +62,8 @@ fn links_between_documents_lead_somewhere() {
         for (number, line) in prose(&file.text) {
             for link in links(line).into_iter().filter(|l| !l.contains("://") && !l.starts_with("mailto:")) {
                 let (path, place) = link.split_once('#').unwrap_or((link, ""));
-                let target = if path.is_empty() { repo::root().join(&file.path) } else { repo::root().join(&folder).join(path) };
+                let target =
+                    if path.is_empty() { repo::root().join(&file.path) } else { repo::root().join(&folder).join(path) };
                 if !target.exists() {
                     found.push(format!("{}:{number}: {link}: no such file", file.path));
                 } else if !place.is_empty() {
@@ -79,7 +80,8 @@ fn links_between_documents_lead_somewhere() {
 
 #[test]
 fn the_words_of_the_glossary_are_the_words_of_the_code() {
-    let code: String = repo::rust().into_iter().filter(|f| !f.path.starts_with("tests/tidy/")).map(|f| f.text).collect();
+    let code: String =
+        repo::rust().into_iter().filter(|f| !f.path.starts_with("tests/tidy/")).map(|f| f.text).collect();
     let names: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let mut found = Vec::new();
     let rows = table(&read("docs/glossary.md"), "Words");
