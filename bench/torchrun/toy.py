@@ -1,5 +1,5 @@
-"""The digits toy as one writes it for torchrun: DDP over gloo, a snapshot every SNAPSHOT_EVERY steps by rank 0,
-taken up after a restart. Each step appends `<unix time> <step> <rank> <pid>` to the file named by TOY_TRACE.<rank>.
+"""examples/digits/job.toml as one writes it for torchrun: the same network, batch and optimizer; DDP over gloo, a
+snapshot every SNAPSHOT_EVERY steps by rank 0, taken up after a restart. Each step appends `<unix time> <step> <rank> <pid>` to the file named by TOY_TRACE.<rank>.
 """
 
 import gzip
@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-HIDDEN = 128
-GLOBAL_BATCH = 64
+GLOBAL_BATCH = 32
 SNAPSHOT_EVERY = 50
 
 
@@ -30,8 +29,10 @@ def main():
     rank, world = dist.get_rank(), dist.get_world_size()
     features, labels = load(os.environ["TOY_DATA"])
     torch.manual_seed(1)
-    network = torch.nn.Sequential(torch.nn.Linear(64, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 10))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.002)
     first = 0
     if os.path.exists(snapshot):
         kept = torch.load(snapshot, weights_only=True)
@@ -46,6 +47,7 @@ def main():
         pick = pick[rank * mine : (rank + 1) * mine]
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(parallel(features[pick]), labels[pick]).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         trace.write(f"{time.time():.6f} {step} {rank} {os.getpid()}\n")
         if rank == 0 and (step + 1) % SNAPSHOT_EVERY == 0:
