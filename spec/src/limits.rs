@@ -8,13 +8,16 @@ pub const SHARDS_MAX: u16 = 1024;
 pub const WORKERS_MAX: u16 = 1024;
 /// Inputs up to this size travel to the coordinator by digest; larger ones must be visible to every worker.
 pub const BLOB_BYTES_MAX: usize = 16 << 20;
+/// Most that a worker reads of one input file, and holds of it unpacked, in bytes.
+pub const DATA_BYTES_MAX: u64 = 16 << 30;
 /// Largest data-plane frame: one chunk, its tail and the header.
 pub const FRAME_BYTES_MAX: usize = 256 << 20;
 /// Largest control message (worker to agent, gRPC).
 pub const CONTROL_BYTES_MAX: usize = 24 << 20;
 
-/// Largest resolved spec, as canonical JSON: a job file and its defaults.
-pub const SPEC_BYTES_MAX: usize = 2 * JOB_FILE_BYTES_MAX;
+/// Largest resolved spec, as canonical JSON. Quoted into a record it at most doubles, and still fits the
+/// smallest store (etcd takes 1.5 MiB a request).
+pub const SPEC_BYTES_MAX: usize = 512 << 10;
 /// Inputs that travel with one job.
 pub const INPUTS_MAX: usize = 64;
 /// Jobs that a coordinator keeps, and nodes that it knows.
