@@ -1,0 +1,121 @@
+//! From what the agent said to a state that can take part: job, data, network, checkpoint.
+//!
+//! Runs on the thread that will train, so that the worker already speaks while it reads. All that is
+//! wrong here is the user's to mend (exit code 2), and no restart would cure it.
+
+use crate::Builder;
+use crate::env::Env;
+use crate::job::Job;
+use crate::publisher::{self, PointedFs};
+use crate::state::State;
+use anyhow::{Context, Result, bail};
+use elastic_checkpoint::{Checkpoints, Keep, Origin};
+use elastic_spec::{Digest, Epoch, JobId};
+use elastic_spec::facts::{Launch, Published};
+use elastic_spec::job::{JobSpec, ModelKind};
+use elastic_tensor::Network;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a job's workers are started with.
+pub struct Order {
+    pub launch: Launch,
+    pub spec: JobSpec,
+    pub blobs: PathBuf,
+}
+
+/// A job that can be computed, and the state to begin with.
+pub struct Booted {
+    pub job: Job,
+    pub state: State,
+    /// The checkpoint that the state is of, if it is of one.
+    pub restored: Option<Published>,
+}
+
+impl Order {
+    pub fn read(env: &Env) -> Result<Order> {
+        let text = std::fs::read_to_string(&env.launch).with_context(|| format!("read {}", env.launch.display()))?;
+        let launch: Launch = serde_json::from_str(&text).with_context(|| format!("read {}", env.launch.display()))?;
+        let spec = JobSpec::from_json(&launch.spec_json).map_err(anyhow::Error::msg)?;
+        Ok(Order { launch, spec, blobs: env.blobs.clone() })
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        Path::new(&self.launch.run_dir)
+    }
+
+    pub fn checkpoints(&self) -> Checkpoints {
+        // A directory of the user's own may be shared by several runs.
+        let dir = match (&self.spec.checkpoint.dir, self.run_dir().file_name()) {
+            (Some(dir), Some(run)) => Path::new(dir).join(run),
+            _ => self.run_dir().join("checkpoints"),
+        };
+        Checkpoints::on(Arc::new(PointedFs), dir)
+    }
+
+    /// In whose name this worker publishes; the epoch is the view's at the time.
+    pub fn origin(&self, job: &JobId) -> Origin {
+        Origin {
+            // Terms count in one coordinator's store, and so does the secret that it drew for this job.
+            cluster: format!("{:016x}", Digest::of(&self.launch.secret).short()),
+            job: job.clone(),
+            config: self.spec.config_digest(),
+            epoch: Epoch::default(),
+        }
+    }
+
+    pub fn keep(&self) -> Keep {
+        Keep { newest: self.spec.checkpoint.keep.max(1) as usize, in_use: Vec::new() }
+    }
+
+    /// Where an input lies on this node: by digest if it travelled with the job, else where the spec says.
+    fn file(&self, path: &str) -> PathBuf {
+        match self.launch.blobs.iter().find(|(name, _)| name == path) {
+            Some((_, digest)) => self.blobs.join(digest.to_string()),
+            None => PathBuf::from(path),
+        }
+    }
+}
+
+/// Reads the data, builds the network and takes up the newest checkpoint that proves whole.
+pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
+    let data = elastic_loader::open(&order.spec, &|path| order.file(path)).context("read the data")?;
+    let schedule = elastic_loader::schedule(&order.spec, &data).context("plan the steps")?;
+    let samples = elastic_loader::Plan::from(&order.spec.train).shard_samples();
+    let network = network(order, &data, samples, build)?;
+    let computed = Job::new(order.spec.clone(), schedule, network, data);
+    let mut state = computed.first_state();
+    if let Some(path) = &order.spec.model.init {
+        init_from(&order.file(path), &computed, &mut state).with_context(|| format!("model.init \"{path}\""))?;
+    }
+    let restored = restore(&computed, &mut state, &order.checkpoints())?;
+    Ok(Booted { job: computed, state, restored })
+}
+
+fn network(order: &Order, data: &elastic_loader::Data, samples: usize, build: &Builder) -> Result<Box<dyn Network>> {
+    let built = match (&order.spec.model.kind, build) {
+        (ModelKind::Own { params, .. }, Some(build)) => build(data.shape(), samples, params),
+        (ModelKind::Own { program, .. }, None) => {
+            bail!("model.kind = \"own\" is trained by its own program ({program}), not by `elastic worker`")
+        }
+        (kind, _) => elastic_models::build(kind, data.shape(), samples),
+    };
+    built.map_err(anyhow::Error::msg).context("build the model")
+}
+
+fn init_from(file: &Path, job: &Job, state: &mut State) -> Result<()> {
+    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    elastic_tensor::init_from_safetensors(job.network.layout(), &bytes, &mut state.floats).map_err(anyhow::Error::msg)
+}
+
+fn restore(job: &Job, state: &mut State, checkpoints: &Checkpoints) -> Result<Option<Published>> {
+    let dir = checkpoints.dir().display().to_string();
+    let found = checkpoints.newest_verified().with_context(|| format!("read the checkpoints in {dir}"))?;
+    for refused in &found.refused {
+        tracing::warn!(path = %refused.path.display(), why = %refused.why, "a checkpoint is damaged; the one before is taken");
+    }
+    let Some(restored) = found.newest else { return Ok(None) };
+    job.restore(state, &restored.contents).with_context(|| format!("restore {}", restored.path.display()))?;
+    tracing::info!(step = %restored.contents.step, path = %restored.path.display(), "restored a checkpoint");
+    Ok(Some(publisher::known(&restored.path, &restored.manifest)))
+}

@@ -1,0 +1,180 @@
+//! The training thread: carries out what the member asks of it, strictly in order.
+//!
+//! It owns the state; nobody else writes it. What to do and when is decided by the member, links and
+//! heartbeats live on another thread, so a computation that never ends does not silence this worker.
+
+use crate::fail;
+use crate::pool::{Pool, Shared};
+use crate::publisher::{Copy, Publisher};
+use bytes::Bytes;
+use elastic_member::Event;
+use elastic_spec::facts::Metrics;
+use elastic_spec::job::schedule::Kind;
+use elastic_spec::tree::TreeNode;
+use elastic_spec::layout::Tail;
+use elastic_spec::{Epoch, Round, Step, WorkerId};
+use std::collections::VecDeque;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::sync::mpsc::Sender;
+
+/// The member's effects that touch the state.
+#[derive(Debug)]
+pub enum Task {
+    Compute { round: Round, node: TreeNode },
+    Apply { round: Round, chunks: Vec<Bytes> },
+    TakeState { to: WorkerId, round: Round, part: u16, parts: u16 },
+    Install { round: Round, parts: Vec<Bytes> },
+    Publish { round: Round, epoch: Epoch },
+}
+
+pub struct Trainer {
+    pool: Pool,
+    publisher: Publisher,
+    metrics: Arc<Mutex<Option<Metrics>>>,
+    validation: Option<(Step, Tail)>,
+    pace: StepTimes,
+}
+
+impl Trainer {
+    pub fn new(pool: Pool, publisher: Publisher, metrics: Arc<Mutex<Option<Metrics>>>) -> Trainer {
+        let mut trainer = Trainer { pool, publisher, metrics, validation: None, pace: StepTimes::default() };
+        trainer.recall();
+        trainer
+    }
+
+    /// Works until the member goes away.
+    pub fn run(mut self, tasks: Receiver<Task>, events: Sender<Event>) {
+        for task in tasks {
+            let Some(event) = self.perform(task) else { continue };
+            if events.blocking_send(event).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The answer to a task; a publication is answered by the publisher.
+    pub fn perform(&mut self, task: Task) -> Option<Event> {
+        match task {
+            Task::Compute { round, node } => Some(self.compute(round, node)),
+            Task::Apply { round, chunks } => Some(self.apply(round, &chunks)),
+            Task::TakeState { to, round, part, parts } => {
+                let state = self.shared().state.read().expect("the state is whole");
+                assert!(state.round == round, "the state of round {round} is taken in its turn");
+                let frames = state.frames(part, parts);
+                fail::point_in_training("state-taken");
+                Some(Event::StateTaken { to, round, frames })
+            }
+            Task::Install { round, parts } => Some(self.install(round, &parts)),
+            Task::Publish { round, epoch } => {
+                let state = self.shared().state.read().expect("the state is whole");
+                assert!(state.round == round, "the state of round {round} is published in its turn");
+                self.publisher.publish(Copy { state: state.clone(), epoch });
+                None
+            }
+        }
+    }
+
+    fn compute(&mut self, round: Round, node: TreeNode) -> Event {
+        fail::point_in_training("before-compute");
+        assert!(self.round() == round, "round {round} is computed from its own state");
+        let sum = self.pool.sum(round, node);
+        let layout = self.shared().job.layout_of(round);
+        let chunks = layout.cut(&sum.floats, sum.tail);
+        self.shared().give_back(sum.floats);
+        fail::point_in_training("after-compute");
+        Event::Computed { round, node, chunks }
+    }
+
+    fn apply(&mut self, round: Round, chunks: &[Bytes]) -> Event {
+        let shared = self.pool.shared.clone();
+        assert!(self.round() == round, "round {round} is applied to its own state");
+        let layout = shared.job.layout_of(round);
+        let mut reduced = shared.vector(layout.floats);
+        let tail = layout.join(chunks, &mut reduced);
+        fail::point_in_training("before-apply");
+        let mut state = shared.state.write().expect("the state is whole");
+        shared.job.apply(&mut state, &mut reduced, tail);
+        drop(state);
+        shared.give_back(reduced);
+        match shared.job.schedule.kind(round) {
+            Kind::Train(_) => self.pace.step_done(),
+            Kind::Validate(step) => self.validation = Some((step, tail)),
+        }
+        self.tell_metrics();
+        fail::point_in_training("after-apply");
+        Event::Applied { round }
+    }
+
+    fn install(&mut self, round: Round, parts: &[Bytes]) -> Event {
+        fail::point_in_training("before-install");
+        let mut state = self.pool.shared.state.write().expect("the state is whole");
+        let refused = state.install(round, parts).err();
+        drop(state);
+        match &refused {
+            Some(error) => tracing::warn!(%round, %error, "the peers' state is refused; it is fetched again"),
+            None => self.recall(),
+        }
+        fail::point_in_training("after-install");
+        Event::Installed { round, accepted: refused.is_none() }
+    }
+
+    /// What the status says of the last step.
+    fn tell_metrics(&self) {
+        let state = self.shared().state.read().expect("the state is whole");
+        let Some(last) = state.rows.last() else { return };
+        let metrics = Metrics {
+            step: Step(state.rows.len() as u64),
+            train: last.train,
+            lr: last.lr,
+            grad_norm: last.grad_norm,
+            validation: self.validation,
+            step_us: self.pace.median_us(),
+        };
+        *self.metrics.lock().expect("no one panics with this lock") = Some(metrics);
+    }
+
+    /// Finds the last validation in a state that was taken up from elsewhere.
+    fn recall(&mut self) {
+        let state = self.shared().state.read().expect("the state is whole");
+        let last = state.rows.iter().rposition(|row| row.validation.count > 0);
+        let validation = last.map(|i| (Step(i as u64 + 1), state.rows[i].validation));
+        drop(state);
+        self.validation = validation;
+        self.tell_metrics();
+    }
+
+    fn round(&self) -> Round {
+        self.shared().state.read().expect("the state is whole").round
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.pool.shared
+    }
+}
+
+/// How long the latest steps took.
+#[derive(Debug, Default)]
+struct StepTimes {
+    last: Option<Instant>,
+    lately_us: VecDeque<u64>,
+}
+
+impl StepTimes {
+    fn step_done(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.lately_us.truncate(STEPS_REMEMBERED - 1);
+            self.lately_us.push_front(now.duration_since(last).as_micros() as u64);
+        }
+    }
+
+    fn median_us(&self) -> u64 {
+        let mut sorted: Vec<u64> = self.lately_us.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+    }
+}
+
+const STEPS_REMEMBERED: usize = 33;
