@@ -138,6 +138,7 @@ impl Tail {
         Tail { loss: f64::from_bits(word(0)), count: word(1), correct: word(2) }
     }
 
+    #[expect(clippy::should_implement_trait, reason = "counts wrap; `+` would promise that they do not")]
     pub fn add(self, other: Tail) -> Tail {
         Tail {
             loss: self.loss + other.loss,

@@ -65,7 +65,7 @@ pub fn cover(v: u16, mut wanted: impl FnMut(Shard) -> bool) -> Vec<TreeNode> {
 
 /// The parts of `held` that finish `node`, left to right, each as high in the tree as there is one;
 /// `None` while a shard is missing.
-pub fn parts<'a, T>(node: TreeNode, held: &'a BTreeMap<TreeNode, T>) -> Option<Vec<(TreeNode, &'a T)>> {
+pub fn parts<T>(node: TreeNode, held: &BTreeMap<TreeNode, T>) -> Option<Vec<(TreeNode, &T)>> {
     if let Some(value) = held.get(&node) {
         return Some(vec![(node, value)]);
     }
