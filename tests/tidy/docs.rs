@@ -160,6 +160,68 @@ fn the_documented_exit_codes_of_workers_are_the_codes() {
 }
 
 #[test]
+fn the_documented_exit_codes_of_the_command_line_are_the_codes() {
+    let source = read("cli/src/exit.rs");
+    let (_, list) = source.split_once("Exit codes:\n").expect("cli/src/exit.rs has the list");
+    let lines = list.lines().take_while(|line| !line.trim().is_empty());
+    let entry =
+        |line: &str| line.trim().trim_end_matches("\";").split_once(' ').map(|(c, t)| [c.trim(), t.trim()].join(" "));
+    let codes: BTreeSet<String> = lines.take_while(|line| line.starts_with("  ")).filter_map(entry).collect();
+    let rows = table(&read("docs/operations.md"), "Exit codes of the command line");
+    let said: BTreeSet<String> = rows.iter().map(|row| row.join(" ")).collect();
+    let found = codes.symmetric_difference(&said).cloned().collect();
+    nothing(found, "docs/operations.md lists exactly what `elastic --help` says");
+}
+
+#[test]
+fn commands_and_flags_in_documents_are_those_of_the_command_line() {
+    let args = read("cli/src/args.rs");
+    let names: BTreeSet<&str> = args.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let longs: BTreeSet<&str> = args.split("long = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let mut found = Vec::new();
+    for file in repo::files(&[".md"]) {
+        for (number, line) in commands(&file.text) {
+            let mut words = line.split_whitespace().take_while(|word| *word != "#" && *word != "|");
+            let known = words.next().is_none_or(|command| {
+                let mut variant = command.to_string();
+                variant[..1].make_ascii_uppercase();
+                command.starts_with('-') || names.contains(variant.as_str())
+            });
+            if !known {
+                found.push(format!("{}:{number}: elastic {line}: no such command", file.path));
+            }
+            for flag in words.filter_map(|word| word.trim_matches(['`', ',', ')', '.']).strip_prefix("--")) {
+                let flag = flag.split('=').next().unwrap_or(flag);
+                if !longs.contains(flag) && !names.contains(flag.replace('-', "_").as_str()) && flag != "help" {
+                    found.push(format!("{}:{number}: elastic {line}: no flag --{flag}", file.path));
+                }
+            }
+        }
+    }
+    nothing(found, "documents show commands that work");
+}
+
+/// What stands behind `elastic` in code fences, at the beginning of a line or behind cargo's `--`. A line that ends
+/// with a backslash goes on.
+fn commands(text: &str) -> Vec<(usize, String)> {
+    let shown: BTreeSet<usize> = prose(text).into_iter().map(|(number, _)| number).collect();
+    let mut out: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
+    for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())) {
+        let command = line.strip_prefix("elastic ").or(line.split_once("--bin elastic -- ").map(|(_, rest)| rest));
+        match (goes_on, command) {
+            (true, _) => out.last_mut().expect("a line before it").1 += &format!(" {}", line.trim_end_matches('\\')),
+            (false, Some(command)) if !shown.contains(&number) && command.starts_with(|c: char| c.is_lowercase()) => {
+                out.push((number, command.trim_end_matches('\\').to_string()));
+            }
+            (false, _) => continue,
+        }
+        goes_on = line.ends_with('\\');
+    }
+    out
+}
+
+#[test]
 fn every_decision_is_listed_and_says_its_price() {
     let mut found = Vec::new();
     let list = read("docs/adr/README.md");
