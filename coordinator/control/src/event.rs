@@ -2,7 +2,7 @@
 
 use crate::note::Note;
 use elastic_spec::facts::{NodeReport, NodeWant};
-use elastic_spec::{JobId, NodeId, Term, WorkerId, api, limits};
+use elastic_spec::{JobId, NodeId, Term, api, limits};
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -108,6 +108,7 @@ pub struct Config {
     pub resend_ms: u64,
     /// A silent node without work is forgotten after.
     pub forget_ms: u64,
+    pub nodes_max: usize,
     pub jobs_live_max: usize,
     /// Ended jobs that stay listed; the oldest go first.
     pub jobs_over_max: usize,
@@ -137,6 +138,7 @@ impl Default for Config {
             strikes_ms: 600_000,
             resend_ms: 500,
             forget_ms: 3_600_000,
+            nodes_max: 4_096,
             jobs_live_max: 1_000,
             jobs_over_max: 1_000,
         }

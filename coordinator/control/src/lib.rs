@@ -8,13 +8,31 @@
 //!
 //! Views are not records. A new leader adopts the highest view that workers report and goes on from it.
 
+pub mod machine;
 mod event;
 mod note;
-mod time;
 
-pub mod machine;
+mod requests;
+mod observe;
+mod suspicion;
+mod faults;
+mod budget;
+mod members;
+mod views;
+pub mod shard_map;
+mod leave;
+mod placement;
+mod status;
+mod timers;
+mod record;
+
+mod job;
+mod node;
+mod slot;
+mod time;
 
 pub use event::{Config, Effects, Event, Record, Refusal, Reply, RequestId};
 pub use machine::Machine;
-pub use note::{Cause, Level, Note};
+pub use note::{Cause, Level, Note, ViewNote};
 pub use time::Millis;
+pub use timers::Timer;

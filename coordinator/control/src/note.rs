@@ -11,7 +11,7 @@ use std::fmt;
 pub enum Cause {
     Ended(End),
     /// It ended, and said why before.
-    Error(String),
+    Error { code: i32, error: String },
     Silent { ms: u64 },
     /// Its node is silent.
     NodeSilent { ms: u64 },
@@ -23,7 +23,8 @@ pub enum Cause {
     /// A learner that did not catch up.
     Stuck { ms: u64 },
     NeverSpoke { ms: u64 },
-    LostState,
+    /// Its node speaks of it no more.
+    Vanished,
     Numerics { has: u64, job: u64 },
     /// As asked: drain, scale-down, the end of the job.
     Left,
@@ -38,7 +39,7 @@ impl fmt::Display for Cause {
             Cause::Ended(End::Code(exit::DRAINED)) => write!(f, "left unasked"),
             Cause::Ended(End::Code(code)) => write!(f, "exited with code {code}"),
             Cause::Ended(End::Unstartable(why)) => write!(f, "could not be started: {why}"),
-            Cause::Error(error) => write!(f, "{error}"),
+            Cause::Error { code, error } => write!(f, "exited with code {code}: {error}"),
             Cause::Silent { ms } => write!(f, "silent for {ms} ms"),
             Cause::NodeSilent { ms } => write!(f, "node silent for {ms} ms"),
             Cause::LinkLost { ms } => write!(f, "lost by its peers and silent for {ms} ms"),
@@ -46,7 +47,7 @@ impl fmt::Display for Cause {
             Cause::Hung { ms } => write!(f, "no progress for {:.1} s while others waited", *ms as f64 / 1e3),
             Cause::Stuck { ms } => write!(f, "did not catch up: no progress for {:.1} s", *ms as f64 / 1e3),
             Cause::NeverSpoke { ms } => write!(f, "did not become ready: no progress for {:.1} s", *ms as f64 / 1e3),
-            Cause::LostState => write!(f, "holds no state any more"),
+            Cause::Vanished => write!(f, "its node knows nothing of it any more"),
             Cause::Numerics { has, job } => {
                 write!(f, "computes other bits: numerics class {has:016x}, the job's is {job:016x}")
             }
@@ -73,8 +74,9 @@ pub enum Note {
     NodeSilent { node: NodeId, ms: u64 },
     NodeBack { node: NodeId },
     NodeForgotten { node: NodeId },
+    /// There are too many nodes already.
+    NodeTurnedAway { node: NodeId },
     NodeDrains { node: NodeId },
-    NodeStruck { node: NodeId, strikes: u32 },
     Submitted { job: JobId, min: u16, max: u16 },
     Scaled { job: JobId, min: u16, max: u16 },
     /// A process is wanted.
@@ -96,6 +98,8 @@ pub enum Note {
     Fault { job: JobId, worker: WorkerId, node: NodeId, cause: Cause },
     /// A slot is started again after a fault.
     Restart { job: JobId, slot: u16, attempt: u32, node: NodeId, in_ms: u64, left: u32 },
+    /// A process is started anew to take up a newer checkpoint than it holds; not a fault.
+    Refreshed { job: JobId, slot: u16, attempt: u32, node: NodeId, round: Round },
     /// No restart is left, but the job has enough workers to go on; progress gives restarts back.
     GoesOnWithout { job: JobId, slot: u16 },
     State { job: JobId, state: JobState, reason: String },
@@ -123,8 +127,8 @@ impl Note {
             Note::State { state: JobState::Failed, .. } => Level::Error,
             Note::StandDown { .. } => Level::Error,
             Note::NodeSilent { .. }
+            | Note::NodeTurnedAway { .. }
             | Note::AgentRestarted { .. }
-            | Note::NodeStruck { .. }
             | Note::KeptOut { .. }
             | Note::Evicted { .. }
             | Note::Fault { .. }
@@ -151,6 +155,7 @@ impl Note {
             | Note::Returned { job, .. }
             | Note::Fault { job, .. }
             | Note::Restart { job, .. }
+            | Note::Refreshed { job, .. }
             | Note::GoesOnWithout { job, .. }
             | Note::State { job, .. } => Some(job),
             _ => None,
@@ -164,8 +169,8 @@ impl Note {
             | Note::NodeSilent { node, .. }
             | Note::NodeBack { node }
             | Note::NodeForgotten { node }
+            | Note::NodeTurnedAway { node }
             | Note::NodeDrains { node }
-            | Note::NodeStruck { node, .. }
             | Note::Placed { node, .. }
             | Note::SlotAdopted { node, .. }
             | Note::Leaves { node, .. }
@@ -175,7 +180,8 @@ impl Note {
             | Note::Evicted { node, .. }
             | Note::Returned { node, .. }
             | Note::Fault { node, .. }
-            | Note::Restart { node, .. } => Some(node),
+            | Note::Restart { node, .. }
+            | Note::Refreshed { node, .. } => Some(node),
             _ => None,
         }
     }
@@ -189,8 +195,8 @@ impl fmt::Display for Note {
             Note::NodeSilent { node, ms } => write!(f, "node {node} silent for {ms} ms"),
             Note::NodeBack { node } => write!(f, "node {node} is back"),
             Note::NodeForgotten { node } => write!(f, "node {node} is forgotten"),
+            Note::NodeTurnedAway { node } => write!(f, "node {node} turned away: there are too many nodes"),
             Note::NodeDrains { node } => write!(f, "node {node} drains"),
-            Note::NodeStruck { node, strikes } => write!(f, "node {node} gets no more work: {strikes} strikes"),
             Note::Submitted { job, min, max } => write!(f, "{job} submitted for {min} to {max} workers"),
             Note::Scaled { job, min, max } => write!(f, "{job} scaled to {min} to {max} workers"),
             Note::Placed { job, slot, attempt, node } => write!(f, "{job}/{slot} attempt {attempt} placed on {node}"),
@@ -208,6 +214,9 @@ impl fmt::Display for Note {
             Note::Fault { job, worker, node, cause } => write!(f, "{job}: {worker} on {node} lost: {cause}"),
             Note::Restart { job, slot, attempt, node, in_ms, left } => {
                 write!(f, "{job}/{slot} attempt {attempt} starts on {node} in {in_ms} ms, {left} restarts left")
+            }
+            Note::Refreshed { job, slot, attempt, node, round } => {
+                write!(f, "{job}/{slot} attempt {attempt} starts on {node} to take up the checkpoint of round {round}")
             }
             Note::GoesOnWithout { job, slot } => write!(f, "{job}/{slot} stays down: no restart is left"),
             Note::State { job, state, reason } => write!(f, "{job} {}: {reason}", state.as_str()),
