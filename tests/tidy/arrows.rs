@@ -150,3 +150,22 @@ fn foreign_crates_stay_where_they_belong() {
     }
     nothing(found, "let the caller do it and hand over the result, or argue a new row in tests/tidy/arrows.rs");
 }
+
+#[test]
+fn manifests_take_versions_and_lints_from_the_workspace() {
+    let mut found = Vec::new();
+    for file in repo::files(&["Cargo.toml"]).iter().filter(|file| file.path != "Cargo.toml") {
+        if !file.text.contains("[lints]\nworkspace = true") {
+            found.push(format!("{}: no `[lints] workspace = true`", file.path));
+        }
+        let mut section = "";
+        for (number, line) in file.text.lines().enumerate() {
+            if line.starts_with('[') {
+                section = line;
+            } else if section.ends_with("dependencies]") && line.contains('=') && !line.contains("workspace = true") {
+                found.push(format!("{}:{}: {line}", file.path, number + 1));
+            }
+        }
+    }
+    nothing(found, "one version of a library for all, in [workspace.dependencies] of Cargo.toml");
+}
