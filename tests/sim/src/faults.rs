@@ -51,8 +51,14 @@ impl World {
         let nodes: Vec<usize> = (0..self.nodes.len()).filter(|n| self.nodes[*n].is_up).collect();
         let node = self.chance.pick(&nodes).copied();
         self.trace(|| format!("FAULT {fault:?} {}", worker.map(|w| w.to_string()).unwrap_or_default()));
-        *self.counts.faults.entry(format!("{fault:?}").split('(').next().unwrap_or_default().to_string()).or_default() += 1;
+        *self
+            .counts
+            .faults
+            .entry(format!("{fault:?}").split('(').next().unwrap_or_default().to_string())
+            .or_default() += 1;
         match (fault, worker, node) {
+            // The oracle knows no hangs and never dies.
+            (Fault::SpinTrainer | Fault::CrashLeader | Fault::StopLeader, _, _) if self.oracle.is_some() => {}
             (Fault::KillWorker, Some(worker), _) => self.end(worker, End::Signal(9)),
             (Fault::KillOwner(frames), _, _) => self.kill_after_reduced = Some(frames),
             (Fault::LoseNode, _, Some(node)) => {

@@ -3,8 +3,8 @@
 
 use crate::world::{Happening, World};
 use elastic_control::{Config, Event, Machine, Millis, Record};
-use elastic_spec::{JobId, NodeId, Term};
 use elastic_spec::facts::NodeReport;
+use elastic_spec::{JobId, NodeId, Term};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -30,7 +30,8 @@ impl World {
         let now = self.now;
         self.store.term = Term(self.store.term.0 + 1);
         let term = self.store.term;
-        let records = self.store.records.iter().map(|(k, v)| Record { key: k.clone(), value: Some(v.clone()) }).collect();
+        let records =
+            self.store.records.iter().map(|(k, v)| Record { key: k.clone(), value: Some(v.clone()) }).collect();
         let (machine, mistakes) = Machine::new(term, Millis(now / 1000), records, Config::default());
         for mistake in mistakes {
             self.violation(format!("a record does not read back: {mistake}"));
@@ -42,14 +43,16 @@ impl World {
         self.leaders.push(Leader { term, machine, stopped_until: 0, is_old_until: None, tick_at: u64::MAX });
         self.counts.leaders += 1;
         let is_mid_change = {
-            let mut epochs: Vec<_> = self.processes.values().filter_map(|p| p.member.status().view.map(|v| v.epoch)).collect();
+            let mut epochs: Vec<_> =
+                self.processes.values().filter_map(|p| p.member.status().view.map(|v| v.epoch)).collect();
             epochs.sort();
             epochs.dedup();
             epochs.len() > 1
         };
         self.counts.leader_changed_in_mid_view += u64::from(is_mid_change && term.0 > 1);
         if term.0 == 1 {
-            let submit = elastic_spec::api::Submit { spec_json: self.spec_json.clone(), blobs: Vec::new(), resume: None };
+            let submit =
+                elastic_spec::api::Submit { spec_json: self.spec_json.clone(), blobs: Vec::new(), resume: None };
             let job = JobId::parse("job").expect("a good name");
             let request = elastic_control::RequestId(1);
             let event = Event::Submit { request, submit, job, secret: vec![1], run_dir: "run".into(), unix_ms: 1 };

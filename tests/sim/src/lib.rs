@@ -5,13 +5,14 @@
 //! disk are small models. Safety is checked at every commit (the state's hash equals that of a run
 //! that nothing disturbed), liveness after the faults have stopped (the job ends, with a checkpoint).
 
-pub mod chance;
-pub mod trainer;
 mod agent;
+pub mod chance;
 mod faults;
 mod leader;
 mod mutant;
+mod oracle;
 mod process;
+pub mod trainer;
 pub mod world;
 
 pub use faults::Fault;

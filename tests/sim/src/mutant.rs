@@ -1,9 +1,9 @@
 //! Breaches of the protocol, put in on purpose: each must be caught, or the checkers are blind.
 
 use elastic_spec::Epoch;
+use elastic_spec::Round;
 use elastic_spec::frame::Body;
 use elastic_spec::tree::TreeNode;
-use elastic_spec::Round;
 use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -79,12 +79,16 @@ impl World {
 
     pub(crate) fn order(&mut self, id: WorkerId, order: WorkerOrder) {
         if let Some(mut view) = order.view {
-            let is_new = self.processes.get(&id).and_then(|p| p.member.status().view).is_none_or(|v| v.epoch < view.epoch);
+            let is_new =
+                self.processes.get(&id).and_then(|p| p.member.status().view).is_none_or(|v| v.epoch < view.epoch);
             let mutant = self.mutant;
             let Some(process) = self.processes.get_mut(&id) else { return };
             if mutant == Some(Mutant::NoFence) {
                 if process.breach.real_epoch > view.epoch {
-                    self.violation(format!("{id} went back from view {} to {}", self.processes[&id].breach.real_epoch, view.epoch));
+                    self.violation(format!(
+                        "{id} went back from view {} to {}",
+                        self.processes[&id].breach.real_epoch, view.epoch
+                    ));
                     return;
                 }
                 process.breach.views += 1;
@@ -94,7 +98,22 @@ impl World {
             } else {
                 if is_new {
                     self.counts.views_taken += 1;
-                    self.trace(|| format!("{id} view {} {:?} {}", view.epoch, view.pace, view.members.iter().map(|m| format!("{}{}", m.worker, if m.role == elastic_spec::view::Role::Active { "" } else { "?" })).collect::<Vec<_>>().join(" ")));
+                    self.trace(|| {
+                        format!(
+                            "{id} view {} {:?} {}",
+                            view.epoch,
+                            view.pace,
+                            view.members
+                                .iter()
+                                .map(|m| format!(
+                                    "{}{}",
+                                    m.worker,
+                                    if m.role == elastic_spec::view::Role::Active { "" } else { "?" }
+                                ))
+                                .collect::<Vec<_>>()
+                                .join(" ")
+                        )
+                    });
                 }
                 self.tell(id, Event::View(view));
             }
@@ -140,6 +159,7 @@ impl World {
             if !self.disk.contains_key(&last) {
                 self.violation(format!("{id} finished, but no checkpoint of round {last} is on the disk"));
             }
+            self.has_finished = true;
             if let Some(process) = self.processes.get_mut(&id) {
                 process.has_finished = true;
             }
@@ -317,7 +337,16 @@ fn cut_state(state: &State, round: Round, part: u16, parts: u16) -> Vec<Body> {
     let mut out = Vec::new();
     for (i, piece) in pieces.into_iter().enumerate() {
         let payload = bytes::Bytes::copy_from_slice(piece);
-        out.push(Body::State { round, part, parts, total: stripe.len() as u64, offset, payload, sha256_of_part, last: i + 1 == count });
+        out.push(Body::State {
+            round,
+            part,
+            parts,
+            total: stripe.len() as u64,
+            offset,
+            payload,
+            sha256_of_part,
+            last: i + 1 == count,
+        });
         offset += piece.len() as u64;
     }
     out

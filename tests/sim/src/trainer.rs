@@ -52,7 +52,11 @@ impl State {
             .collect();
         (0..layout.chunks())
             .map(|chunk| {
-                let parts = node.range().zip(&leaves).map(|(s, l)| (TreeNode::leaf(Shard(s)), l[chunk as usize].clone())).collect();
+                let parts = node
+                    .range()
+                    .zip(&leaves)
+                    .map(|(s, l)| (TreeNode::leaf(Shard(s)), l[chunk as usize].clone()))
+                    .collect();
                 sum(layout, chunk, node, &parts)
             })
             .collect()
@@ -88,7 +92,8 @@ impl State {
 
     pub fn from_bytes(bytes: &[u8]) -> State {
         let (head, floats) = bytes.split_at(8 + Tail::BYTES);
-        let floats: Vec<f32> = floats.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
+        let floats: Vec<f32> =
+            floats.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
         let (params, moments) = floats.split_at(floats.len() / 2);
         State {
             round: Round(u64::from_le_bytes(head[..8].try_into().expect("eight bytes"))),

@@ -5,6 +5,7 @@ use crate::chance::Chance;
 use crate::faults::Fault;
 use crate::leader::{Leader, Store};
 use crate::mutant::Mutant;
+use crate::oracle::Oracle;
 use crate::process::Process;
 use crate::trainer::undisturbed;
 use elastic_member::{Config, Effect, Event};
@@ -36,6 +37,7 @@ pub enum Happening {
     Decide(Term, Box<elastic_control::Event>),
     LeaderTick(Term),
     NewLeader,
+    OracleTick,
     Strike(Fault),
     Heal,
 }
@@ -129,6 +131,9 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub processes: BTreeMap<WorkerId, Process>,
     pub leaders: Vec<Leader>,
+    /// Some: views come from here, not from a control machine.
+    pub oracle: Option<Oracle>,
+    pub has_finished: bool,
     pub store: Store,
     /// Published checkpoints by round.
     pub disk: BTreeMap<Round, Vec<u8>>,
@@ -184,6 +189,8 @@ impl World {
             nodes: Vec::new(),
             processes: BTreeMap::new(),
             leaders: Vec::new(),
+            oracle: None,
+            has_finished: false,
             store: Store::default(),
             disk: BTreeMap::new(),
             cuts: BTreeMap::new(),
@@ -199,11 +206,20 @@ impl World {
         world
     }
 
+    /// The same world under a coordinator without reason.
+    pub fn under_oracle(mut self) -> World {
+        self.oracle = Some(Oracle::default());
+        self
+    }
+
     /// Runs to the end of the job, or to the first violation.
     pub fn run(mut self) -> Outcome {
         let per_round = self.pace_us * u64::from(self.config.shards) + 4_000;
         let span = (per_round * self.config.rounds().0 * 3 / 2).max(100_000) + 100_000;
-        self.lead();
+        match self.oracle {
+            Some(_) => self.oracle(),
+            None => self.lead(),
+        }
         self.plan_faults(span);
         self.at(span, Happening::Heal);
         let end = span + LIVENESS_US;
@@ -284,6 +300,7 @@ impl World {
             Happening::Decide(term, event) => self.decide(term, *event),
             Happening::LeaderTick(term) => self.leader_tick(term),
             Happening::NewLeader => self.lead(),
+            Happening::OracleTick => self.oracle(),
             Happening::Strike(fault) => self.strike(fault),
             Happening::Heal => self.heal(),
         }
@@ -316,7 +333,9 @@ impl World {
         self.net = Net::default();
         self.cuts.clear();
         self.kill_after_reduced = None;
-        if self.leaders.is_empty() {
+        if let Some(oracle) = &mut self.oracle {
+            oracle.is_calm = true;
+        } else if self.leaders.is_empty() {
             // A crashed leader's return is on its way.
             self.at(10_000_000, Happening::NewLeader);
         }
@@ -374,6 +393,9 @@ impl World {
     }
 
     fn job_state(&self) -> Option<JobState> {
+        if self.oracle.is_some() {
+            return self.has_finished.then_some(JobState::Succeeded);
+        }
         let leader = self.leaders.last()?;
         let job = JobId::parse("job").expect("a good name");
         leader.machine.job(elastic_control::Millis(self.now / 1000), &job).map(|j| j.state)
@@ -392,7 +414,14 @@ impl World {
             .iter()
             .map(|(id, p)| {
                 let s = p.member.status();
-                format!("{id} on n{} at {:?} {:?} view {:?} waits on {:?}", p.node, s.at, s.phase, s.view.map(|v| v.epoch), s.waiting_on)
+                format!(
+                    "{id} on n{} at {:?} {:?} view {:?} waits on {:?}",
+                    p.node,
+                    s.at,
+                    s.phase,
+                    s.view.map(|v| v.epoch),
+                    s.waiting_on
+                )
             })
             .collect();
         let job = JobId::parse("job").expect("a good name");

@@ -57,6 +57,11 @@ impl Fetch {
         self.target.as_ref().map(|t| t.round)
     }
 
+    /// Whether the next choice looks ahead of the peers.
+    pub fn is_ahead(&self) -> bool {
+        self.lead > 0
+    }
+
     /// Chooses a round at or ahead of `newest` and asks each of `sources` for a stripe.
     pub fn choose(&mut self, newest: Round, last: Round, sources: &[WorkerId]) -> Vec<Question> {
         let round = Round((newest.0 + self.lead).min(last.0));

@@ -152,7 +152,7 @@ impl Member {
         out
     }
 
-    /// When [`Event::Tick`] is due, in the time of `step`.
+    /// When [`Event::Tick`] is due, in the time of `step`; always later than the last event.
     pub fn next_deadline(&self) -> Option<u64> {
         if self.has_exited {
             return None;
@@ -160,7 +160,7 @@ impl Member {
         let resend = self.has_company().then_some(self.resend_at);
         let fetch = self.fetch.as_ref().and_then(|f| f.round()).map(|_| self.fetch_by);
         let publish = (self.publish_after > self.now).then_some(self.publish_after);
-        [resend, fetch, publish, self.leave_by].into_iter().flatten().min()
+        [resend, fetch, publish, self.leave_by].into_iter().flatten().min().map(|at| at.max(self.now + 1))
     }
 
     /// Everything that has become possible; called after each event, does nothing twice.
@@ -271,7 +271,7 @@ impl Member {
     fn note_catching_up(&mut self) {
         let is_learner =
             self.view.as_ref().and_then(|v| v.member(self.config.me)).is_some_and(|m| m.role == Role::Learner);
-        let is_near = |at: Round| self.newest_peer().is_some_and(|newest| at.0 + 1 >= newest.0);
+        let is_near = |at: Round| self.newest_active_peer().is_some_and(|newest| at.0 + 1 >= newest.0);
         self.is_caught_up |= is_learner && self.fetch.is_none() && self.at.is_some_and(is_near);
     }
 
@@ -336,6 +336,12 @@ impl Member {
 
     fn newest_peer(&self) -> Option<Round> {
         self.peers.values().filter_map(|p| p.at).max()
+    }
+
+    /// The newest round that an active peer is known to be at: learners may all be far behind.
+    fn newest_active_peer(&self) -> Option<Round> {
+        let active = self.view.iter().flat_map(|v| v.active());
+        active.filter_map(|m| self.peers.get(&m.worker)?.at).max()
     }
 
     /// Whether there is anyone to ask.

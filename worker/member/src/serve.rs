@@ -2,7 +2,7 @@
 //! segments, whole states.
 
 use crate::fetch::{Fetch, Piece};
-use crate::{Effect, FETCH_MS, Member};
+use crate::{Effect, FETCH_MS, Member, Peer};
 use elastic_spec::frame::{Body, Need};
 use elastic_spec::view::Role;
 use elastic_spec::{Round, WorkerId};
@@ -115,6 +115,9 @@ impl Member {
 
     /// Without a state, or too far behind: asks peers for theirs.
     pub(crate) fn fetch_state(&mut self, out: &mut Vec<Effect>) {
+        if let Some(fetch) = self.fetch.as_mut().filter(|f| f.round().is_some() && self.now >= self.fetch_by) {
+            fetch.give_up();
+        }
         let Some(view) = self.view.as_ref().filter(|_| self.is_member() && self.installing.is_none()) else { return };
         // A joiner slower than the log takes a newer state instead.
         let (rounds_max, bytes_max) = (self.config.log_rounds_max, self.config.log_bytes_max);
@@ -126,14 +129,19 @@ impl Member {
         if self.at.is_none() && self.fetch.is_none() {
             self.fetch = Some(Fetch::default());
         }
-        let Some(newest) = self.newest_peer() else { return };
-        let is_source = |id: &WorkerId| self.peers.get(id).is_some_and(|p| p.at.is_some() && !p.is_down);
+        let newest = self.newest_active_peer();
+        if self.at.is_some() && newest <= self.at {
+            // Whoever was ahead is gone: this state is the newest there is.
+            self.fetch = None;
+        }
+        let Some(newest) = newest else { return };
+        // Whoever is far behind gets its own state from others, perhaps from this member.
+        let slack = self.fetch.as_ref().map_or(0, |f| u64::from(f.is_ahead()));
+        let is_near = |p: &Peer| p.at.is_some_and(|at| at.0 + slack >= newest.0);
+        let is_source = |id: &WorkerId| self.peers.get(id).is_some_and(|p| is_near(p) && !p.is_down);
         let sources: Vec<WorkerId> =
             view.members.iter().filter(|m| m.role == Role::Active).map(|m| m.worker).filter(is_source).collect();
         let Some(fetch) = &mut self.fetch else { return };
-        if fetch.round().is_some() && self.now >= self.fetch_by {
-            fetch.give_up();
-        }
         if fetch.round().is_some() || sources.is_empty() {
             return;
         }
