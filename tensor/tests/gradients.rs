@@ -74,15 +74,9 @@ fn activations() {
 #[test]
 fn matmul_in_every_transposition() {
     check(&[&[3, 5], &[5, 2]], |g, x, _| apply(g, Op::MatMul(MatMul::default()), x));
-    check(&[&[5, 3], &[5, 2]], |g, x, _| {
-        apply(g, Op::MatMul(MatMul { a_transposed: true, b_transposed: false }), x)
-    });
-    check(&[&[3, 5], &[2, 5]], |g, x, _| {
-        apply(g, Op::MatMul(MatMul { a_transposed: false, b_transposed: true }), x)
-    });
-    check(&[&[5, 3], &[2, 5]], |g, x, _| {
-        apply(g, Op::MatMul(MatMul { a_transposed: true, b_transposed: true }), x)
-    });
+    check(&[&[5, 3], &[5, 2]], |g, x, _| apply(g, Op::MatMul(MatMul { a_transposed: true, b_transposed: false }), x));
+    check(&[&[3, 5], &[2, 5]], |g, x, _| apply(g, Op::MatMul(MatMul { a_transposed: false, b_transposed: true }), x));
+    check(&[&[5, 3], &[2, 5]], |g, x, _| apply(g, Op::MatMul(MatMul { a_transposed: true, b_transposed: true }), x));
 }
 
 #[test]
@@ -111,7 +105,8 @@ fn pools() {
 
 #[test]
 fn batch_norm_counts_valid_samples_only() {
-    let norm: Build = |g, x, targets| apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5 }), &[x[0], x[1], x[2], x[3], targets]);
+    let norm: Build =
+        |g, x, targets| apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5 }), &[x[0], x[1], x[2], x[3], targets]);
     for targets in [[1, 0, 2, 1], [1, -1, 0, -1], [0, -1, -1, -1]] {
         check_with(&[&[4, 3, 2, 5], &[3], &[3], &[3]], Ints::new(&[4], &targets), 0.0, norm);
     }

@@ -11,8 +11,8 @@ use elastic_spec::job::{LrSchedule, ModelKind, Optimizer};
 use elastic_spec::layout::Tail;
 use elastic_spec::tree::{TreeNode, fold};
 use elastic_tensor::{LeafKey, Network, Update, init_from_safetensors, learning_rate, moments_of};
-use safetensors::tensor::{Dtype, TensorView, serialize};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -117,9 +117,8 @@ fn reduce(network: &dyn Network, state: &[f32], batches: &[Batch], key: LeafKey)
     };
     let leaves: Vec<_> = batches.iter().map(leaf).collect();
     let leaves: BTreeMap<_, _> = (0..).zip(leaves).map(|(i, leaf)| (TreeNode::leaf(Shard(i)), leaf)).collect();
-    let mut add = |a: &(Vec<f32>, Tail), b: &(Vec<f32>, Tail)| {
-        (a.0.iter().zip(&b.0).map(|(a, b)| a + b).collect(), a.1.add(b.1))
-    };
+    let mut add =
+        |a: &(Vec<f32>, Tail), b: &(Vec<f32>, Tail)| (a.0.iter().zip(&b.0).map(|(a, b)| a + b).collect(), a.1.add(b.1));
     fold(TreeNode::root(batches.len() as u16), &leaves, &mut add).unwrap()
 }
 
@@ -142,7 +141,8 @@ fn check(bytes: &[u8]) {
         let key = LeafKey { seed: 1, step, scale: 1.0 / units as f32, label_smoothing };
         let (mut reduced, tail) = reduce(&*network, &state, &batches, key);
         let (loss, wanted) = (tail.loss / tail.count as f64, losses[step as usize].as_f64().unwrap());
-        assert!((loss / wanted - 1.0).abs() < 1e-4, "step {step}: loss {loss}, PyTorch's is {wanted}");
+        // The promise is 1e-4; the measured distance is 3e-7 at most.
+        assert!((loss / wanted - 1.0).abs() < 1e-5, "step {step}: loss {loss}, PyTorch's is {wanted}");
         let update = Update {
             layout,
             reduced: &mut reduced,
@@ -160,9 +160,10 @@ fn check(bytes: &[u8]) {
     init_from_safetensors(layout, &weights(&file, "end."), &mut end).unwrap();
     for info in layout.params.iter().chain(&layout.buffers) {
         let range = info.offset..info.offset + info.len;
-        let off = state[range.clone()].iter().zip(&end[range]).map(|(a, b)| (a - b).abs() / b.abs().max(0.1));
-        let off = off.fold(0.0, f32::max);
-        assert!(off < 2e-3, "{} is off by {off} after the last step", info.name);
+        for (got, wanted) in state[range.clone()].iter().zip(&end[range]) {
+            let off = (got - wanted).abs() / wanted.abs().max(0.1);
+            assert!(off < 1e-3, "{} ends at {got}, PyTorch's at {wanted}", info.name);
+        }
     }
 }
 

@@ -106,5 +106,7 @@ impl Case {
 pub fn distance<F: Real>(got: &[F], wanted: &[f64]) -> f64 {
     assert_eq!(got.len(), wanted.len(), "as many values as wanted");
     let size = wanted.iter().fold(1e-3f64, |a, b| a.max(b.abs()));
-    got.iter().zip(wanted).map(|(g, w)| (g.f64() - w).abs() / size).fold(0.0, |a, d| if d <= a { a } else { d })
+    let off = got.iter().zip(wanted).map(|(g, w)| (g.f64() - w).abs() / size);
+    // A NaN is as far off as can be; `max` would pass over it.
+    off.map(|d| if d.is_nan() { f64::INFINITY } else { d }).fold(0.0, f64::max)
 }
