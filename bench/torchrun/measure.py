@@ -132,7 +132,8 @@ def kill_one(data, setting, seed, limit_s):
         trace = job.wait_for(is_new, limit_s)
         steps = [row for row in before if row[2] == 0]
         median_s = statistics.median(b[0] - a[0] for a, b in zip(steps, steps[1:]))
-        result = {"goes_on": trace is not None, "median_step_ms": median_s * 1e3}
+        rank = next(row[2] for row in before if row[3] == victim)
+        result = {"killed_rank": rank, "goes_on": trace is not None, "median_step_ms": median_s * 1e3}
         if trace is not None:
             known = {row[3] for row in before}
             # A surviving process may finish the step that it was in; training goes on with the new ones.
