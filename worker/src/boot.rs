@@ -81,7 +81,7 @@ impl Order {
 pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     let data = elastic_loader::open(&order.spec, &|path| order.file(path)).context("read the data")?;
     let schedule = elastic_loader::schedule(&order.spec, &data).context("plan the steps")?;
-    let samples = elastic_loader::Plan::from(&order.spec.train).shard_samples();
+    let samples = elastic_loader::Plan::from(&order.spec.train).shard_samples() as usize;
     let network = network(order, &data, samples, build)?;
     let computed = Job::new(order.spec.clone(), schedule, network, data);
     let mut state = computed.first_state();
@@ -94,11 +94,11 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
 
 fn network(order: &Order, data: &elastic_loader::Data, samples: usize, build: &Builder) -> Result<Box<dyn Network>> {
     let built = match (&order.spec.model.kind, build) {
-        (ModelKind::Own { params, .. }, Some(build)) => build(data.shape(), samples, params),
+        (ModelKind::Own { params, .. }, Some(build)) => build(&data.shape(), samples, params),
         (ModelKind::Own { program, .. }, None) => {
             bail!("model.kind = \"own\" is trained by its own program ({program}), not by `elastic worker`")
         }
-        (kind, _) => elastic_models::build(kind, data.shape(), samples),
+        (kind, _) => elastic_models::build(kind, &data.shape(), samples),
     };
     built.map_err(anyhow::Error::msg).context("build the model")
 }
