@@ -5,20 +5,30 @@
 //! inputs to the nodes is the coordinator's business, and what a sample means is the model's.
 
 mod batches;
+mod input;
+mod order;
+mod rows_csv;
+mod rows_npy;
+mod samples;
+mod synthetic;
+mod text;
+mod tokenizer;
 
-pub use batches::{Plan, ValidationBatches};
+pub use batches::{Plan, ValidationBatches, epoch_of};
 
+use elastic_spec::Digest;
 use elastic_spec::batch::DataShape;
-use elastic_spec::job::JobSpec;
 use elastic_spec::job::schedule::Schedule;
-use elastic_spec::{Digest, Step};
+use elastic_spec::job::{DataSource, JobSpec, Length, ModelKind};
+use input::Input;
+use samples::Samples;
 use std::path::{Path, PathBuf};
 
 /// All samples of a job, split into training and validation.
 #[derive(Debug)]
 pub struct Data {
-    shape: DataShape,
-    /// Samples of each side, as indices into the input.
+    samples: Samples,
+    /// Indices into the samples, ascending: never empty.
     train: Vec<u64>,
     validation: Vec<u64>,
     sha256: Option<Digest>,
@@ -27,11 +37,13 @@ pub struct Data {
 /// What is wrong with an input: the file, the place in it, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoaderError {
-    #[error("{}: {source}; the file must be readable by every worker", path.display())]
+    #[error("{}: {source}; the file must be there, and readable, for every worker", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{}: {problem}", path.display())]
     Malformed { path: PathBuf, problem: String },
-    #[error("the data is not what was submitted: data.sha256 is {wanted}, the input here has {found}; submit again if the data was changed on purpose")]
+    #[error(
+        "the data is not what was submitted: data.sha256 is {wanted}, the input here has {found}; give every node the same files, or submit again if they were changed on purpose"
+    )]
     Changed { wanted: Digest, found: Digest },
     #[error("{0}")]
     Unusable(String),
@@ -39,20 +51,83 @@ pub enum LoaderError {
 
 /// Reads the inputs of a job. `files` says where on this node the input lies that the spec calls so.
 pub fn open(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> Result<Data, LoaderError> {
-    let _ = (spec, files(""));
-    Err(LoaderError::Unusable("no reader yet".to_string()))
+    let inputs = input::read(&spec.data, files)?;
+    let sha256 = input::digest(&inputs);
+    if let (Some(wanted), Some(found)) = (spec.data.sha256, sha256)
+        && wanted != found
+    {
+        return Err(LoaderError::Changed { wanted, found });
+    }
+    let samples = read_samples(spec, inputs)?;
+    let (train, validation) = order::split(spec.train.seed, samples.len(), spec.data.validation);
+    assert!(!train.is_empty(), "readers give at least one sample, and a split leaves one to train");
+    Ok(Data { samples, train, validation, sha256 })
 }
 
-/// What `data.sha256` is to be for these inputs; none for synthetic data. One file: its SHA-256. Several:
-/// the SHA-256 of the lines `<hex>  <role>`.
+/// What `data.sha256` is to be for these inputs; none for synthetic data.
 pub fn digest(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> Result<Option<Digest>, LoaderError> {
-    let _ = (spec, Path::new(&files("")));
-    Ok(None)
+    Ok(input::digest(&input::read(&spec.data, files)?))
+}
+
+fn read_samples(spec: &JobSpec, inputs: Vec<Input>) -> Result<Samples, LoaderError> {
+    let seed = spec.train.seed;
+    let mut inputs = inputs.into_iter();
+    let mut next = || input::unpacked(inputs.next().expect("one file for each input of the spec"));
+    match &spec.data.source {
+        DataSource::Csv { label, header, scale, classes, .. } => {
+            let (path, bytes) = next()?;
+            let columns = rows_csv::Columns { label: *label, header: *header, scale: *scale, classes: *classes };
+            rows_csv::read(&bytes, &columns).map_err(|problem| LoaderError::Malformed { path, problem })
+        }
+        DataSource::Npy { scale, classes, .. } => {
+            let ((x_path, x), (y_path, y)) = (next()?, next()?);
+            let malformed = |path: &Path| {
+                let path = path.to_path_buf();
+                move |problem| LoaderError::Malformed { path, problem }
+            };
+            let features = rows_npy::features(&x, *scale).map_err(malformed(&x_path))?;
+            rows_npy::join(features, &y, *classes).map_err(malformed(&y_path))
+        }
+        DataSource::Text { tokenizer, .. } => {
+            let (path, text) = next()?;
+            let tokenizer = tokenizer.as_ref().map(|_| next()).transpose()?;
+            let tokens = match tokenizer {
+                None => text::bytes(&text),
+                Some((path_of_tokenizer, json)) => {
+                    let tokenizer = tokenizer::Tokenizer::parse(&json)
+                        .map_err(|problem| LoaderError::Malformed { path: path_of_tokenizer, problem })?;
+                    text::tokenized(&text, &tokenizer)
+                        .map_err(|problem| LoaderError::Malformed { path: path.clone(), problem })?
+                }
+            };
+            windows(spec, path, tokens)
+        }
+        DataSource::Synthetic { samples, features, classes } => Ok(match spec.model.kind {
+            ModelKind::Gpt { context, .. } => synthetic::tokens(seed, *samples, context, *classes),
+            _ => synthetic::clouds(seed, *samples, *features, *classes),
+        }),
+    }
+}
+
+fn windows(spec: &JobSpec, path: PathBuf, tokens: text::Tokens) -> Result<Samples, LoaderError> {
+    let text::Tokens { tokens, vocab } = tokens;
+    let context = spec.context().ok_or_else(|| {
+        LoaderError::Unusable("the model reads no tokens, so it cannot learn from data.kind = \"text\"".to_string())
+    })? as usize;
+    if tokens.len() <= context {
+        let found = tokens.len();
+        let wanted = context + 1;
+        let problem = format!(
+            "has {found} tokens; a sample of model.context = {context} needs {wanted}: take a longer text or a smaller context"
+        );
+        return Err(LoaderError::Malformed { path, problem });
+    }
+    Ok(Samples::Windows { tokens, context, vocab })
 }
 
 impl Data {
-    pub fn shape(&self) -> &DataShape {
-        &self.shape
+    pub fn shape(&self) -> DataShape {
+        self.samples.shape()
     }
 
     pub fn train_samples(&self) -> u64 {
@@ -71,15 +146,18 @@ impl Data {
 
 /// Steps of the whole job.
 pub fn total_steps(spec: &JobSpec, train_samples: u64) -> Result<u64, LoaderError> {
-    use elastic_spec::job::Length;
-    match spec.train.length {
-        Length::Steps(steps) => Ok(steps),
-        Length::Epochs(epochs) => train_samples
-            .div_ceil(u64::from(spec.train.global_batch))
-            .checked_mul(epochs)
-            .ok_or_else(|| LoaderError::Unusable(format!("{epochs} epochs of {train_samples} samples are more than 2^64 steps"))),
-    }
+    let per_epoch = train_samples.div_ceil(u64::from(spec.train.global_batch));
+    let steps = match spec.train.length {
+        Length::Steps(steps) => Some(steps),
+        Length::Epochs(epochs) => per_epoch.checked_mul(epochs),
+    };
+    // Rounds count validations, too: twice the steps at most.
+    steps.filter(|steps| *steps <= STEPS_MAX).ok_or_else(|| {
+        LoaderError::Unusable(format!("train.epochs of {per_epoch} steps each are more than 2^62 steps; set it lower"))
+    })
 }
+
+const STEPS_MAX: u64 = 1 << 62;
 
 /// Which round does what, once the data is known.
 pub fn schedule(spec: &JobSpec, data: &Data) -> Result<Schedule, LoaderError> {
@@ -88,10 +166,4 @@ pub fn schedule(spec: &JobSpec, data: &Data) -> Result<Schedule, LoaderError> {
         validate_every: spec.train.validate_every,
         has_validation: data.validation_samples() > 0,
     })
-}
-
-/// The step's place: epochs done before it, and batches of its epoch before it.
-pub fn epoch_of(step: Step, train_samples: u64, global_batch: u32) -> (u64, u64) {
-    let per_epoch = train_samples.div_ceil(u64::from(global_batch)).max(1);
-    (step.0 / per_epoch, step.0 % per_epoch)
 }
