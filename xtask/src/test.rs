@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 /// A run that is not done after so long hangs: 40 minutes, or 6 hours of `--full`.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const LIMIT_FULL: Duration = Duration::from_secs(6 * 3600);
+/// Simulated worlds of `--full`, unless `ELASTIC_SEEDS` says otherwise.
+const SEEDS_FULL: &str = "200000";
 /// Lines read ahead of what was printed.
 const LINES_AHEAD: usize = 1024;
 
@@ -91,7 +93,10 @@ fn test_command(plan: &Plan) -> Command {
     // Nothing of the person's own set-up may steer a test.
     command.env_remove("ELASTIC_COORDINATOR");
     match plan.full {
-        true => command.env("ELASTIC_FULL", "1"),
+        true => {
+            let seeds = std::env::var_os("ELASTIC_SEEDS").unwrap_or_else(|| SEEDS_FULL.into());
+            command.env("ELASTIC_FULL", "1").env("ELASTIC_SEEDS", seeds)
+        }
         false => command.env_remove("ELASTIC_FULL"),
     };
     command
