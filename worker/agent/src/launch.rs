@@ -46,6 +46,7 @@ pub fn program(config: &AgentConfig, socket: &Path, start: &Start<'_>) -> Result
         // Empty is none: an agent that was itself started by one must not pass its own on.
         ("ELASTIC_PORTS", config.ports.map(|(lo, hi)| format!("{lo}-{hi}")).unwrap_or_default().into()),
     ];
+    env.push(("ELASTIC_INSECURE", if config.access.insecure { "1" } else { "" }.into()));
     let tls = config.tls_dir.as_deref().map(whole).transpose()?.unwrap_or_default();
     env.push(("ELASTIC_TLS_DIR", tls.into_os_string()));
     Ok(Program { argv, env })

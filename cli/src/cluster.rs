@@ -1,0 +1,146 @@
+//! A cluster inside this process: a coordinator on the embedded store, and agents; workers are processes.
+
+use anyhow::{Context, Result};
+use elastic_agent::{AgentConfig, LogsIn};
+use elastic_coordinator::store::Embedded;
+use elastic_proto::{Access, Credentials};
+use elastic_spec::NodeId;
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub struct Plan {
+    pub listen: String,
+    /// Records, and a directory for each node.
+    pub dir: PathBuf,
+    pub runs: PathBuf,
+    pub nodes: Vec<NodePlan>,
+    pub logs: LogsIn,
+    /// None: whoever reaches the port may use the cluster.
+    pub token: Option<String>,
+}
+
+pub struct NodePlan {
+    pub name: String,
+    pub slots: u16,
+}
+
+/// Ends with [`Inside::stop`]; dropped, it is as if it were killed.
+pub struct Inside {
+    pub url: String,
+    pub credentials: Credentials,
+    stop_agents: watch::Sender<bool>,
+    stop_coordinator: watch::Sender<bool>,
+    agents: JoinSet<Result<()>>,
+    coordinator: JoinSet<Result<()>>,
+}
+
+impl Inside {
+    pub async fn start(plan: Plan) -> Result<Inside> {
+        let listener = TcpListener::bind(&plan.listen).await.with_context(|| format!("listen on {}", plan.listen))?;
+        let address = listener.local_addr().context("the coordinator's address")?;
+        let url = format!("http://{address}");
+        let store = Arc::new(Embedded::open(&plan.dir.join("store"))?);
+        let credentials = Credentials { token: plan.token.clone(), authority_pem: None };
+        let access = Access { token: plan.token.clone(), ..Access::default() };
+        let config = elastic_coordinator::Config {
+            advertise: url.clone(),
+            runs: std::path::absolute(&plan.runs).context("find the directory of runs")?,
+            access: access.clone(),
+            credentials: credentials.clone(),
+            control: Default::default(),
+        };
+        let (stop_coordinator, stopped) = watch::channel(false);
+        let mut coordinator = JoinSet::new();
+        coordinator.spawn(elastic_coordinator::serve(listener, store, config, on(stopped)));
+
+        let (stop_agents, stopped) = watch::channel(false);
+        let mut agents = JoinSet::new();
+        for node in &plan.nodes {
+            let dir = plan.dir.join(&node.name);
+            let config = AgentConfig {
+                name: Some(NodeId::parse(&node.name)?),
+                slots: node.slots,
+                credentials: credentials.clone(),
+                access: access.clone(),
+                // Whoever runs the cluster here is who submits to it here.
+                allow_programs: true,
+                logs: plan.logs,
+                ..AgentConfig::local(dir, url.clone(), worker_command()?)
+            };
+            agents.spawn(elastic_agent::run(config, on(stopped.clone())));
+        }
+        Ok(Inside { url, credentials, stop_agents, stop_coordinator, agents, coordinator })
+    }
+
+    /// Returns when a part ends by itself, which none should: with the reason.
+    pub async fn broke(&mut self) -> anyhow::Error {
+        let (part, ended) = tokio::select! {
+            Some(ended) = self.agents.join_next() => ("agent", ended),
+            Some(ended) = self.coordinator.join_next() => ("coordinator", ended),
+            else => return anyhow::anyhow!("the cluster in this process has ended"),
+        };
+        match ended {
+            Ok(Ok(())) => anyhow::anyhow!("the {part} ended by itself"),
+            Ok(Err(error)) => error.context(format!("the {part} in this process")),
+            Err(error) => anyhow::Error::new(error).context(format!("the {part} in this process")),
+        }
+    }
+
+    /// Agents first: they drain while the coordinator still answers.
+    pub async fn stop(mut self) {
+        self.stop_agents.send_replace(true);
+        while self.agents.join_next().await.is_some() {}
+        self.stop_coordinator.send_replace(true);
+        while self.coordinator.join_next().await.is_some() {}
+    }
+}
+
+async fn on(mut switch: watch::Receiver<bool>) {
+    let _ = switch.wait_for(|on| *on).await;
+}
+
+/// This very program, as a worker.
+pub fn worker_command() -> Result<Vec<OsString>> {
+    let me = std::env::current_exe().context("find this program, to start workers with")?;
+    Ok(vec![me.into(), "worker".into()])
+}
+
+/// From the kernel.
+pub fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.context("read /dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// A directory for one cluster under `<runs>/.cluster`, removed by [`Place::remove`]. What a killed process left
+/// there is removed by the next.
+pub struct Place(PathBuf);
+
+impl Place {
+    pub fn make(runs: &Path) -> Result<Place> {
+        let all = runs.join(".cluster");
+        for left in std::fs::read_dir(&all).into_iter().flatten().flatten() {
+            let pid = left.file_name().to_string_lossy().split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                let _ = std::fs::remove_dir_all(left.path());
+            }
+        }
+        let dir = all.join(format!("{}-{:08x}", std::process::id(), random()? as u32));
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        Ok(Place(dir))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

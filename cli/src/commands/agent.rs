@@ -1,0 +1,50 @@
+//! `elastic agent`: makes this machine a node of a cluster.
+
+use super::coordinator::access;
+use crate::args;
+use crate::cluster::worker_command;
+use crate::exit::{Exit, Outcome, mistake};
+use crate::reach::Cluster;
+use crate::{logging, signals};
+use anyhow::{Context, Result, anyhow};
+use elastic_agent::AgentConfig;
+use elastic_spec::NodeId;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub async fn run(args: args::Agent) -> Outcome {
+    logging::to_stderr("info");
+    let cluster = Cluster::needed(&args.reach)?;
+    let first = cluster.urls[0].clone();
+    let config = AgentConfig {
+        name: args.name.as_deref().map(NodeId::parse).transpose().context("--name").map_err(mistake)?,
+        slots: args.slots,
+        coordinators: cluster.urls,
+        access: access(&args.listening, cluster.credentials.token.clone())?,
+        credentials: cluster.credentials,
+        advertise: args.advertise.unwrap_or_else(|| args.bind.clone()),
+        bind: args.bind,
+        ports: args.ports.as_deref().map(ports).transpose().map_err(mistake)?,
+        tls_dir: args.tls_dir,
+        allow_programs: args.allow_programs,
+        drain_within: Duration::from_secs(args.drain_within),
+        ..AgentConfig::local(state_dir(args.state_dir)?, first, worker_command()?)
+    };
+    elastic_agent::run(config, signals::interrupted()).await?;
+    Ok(Exit::Ok)
+}
+
+fn state_dir(said: Option<PathBuf>) -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let usual = || set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    said.or_else(|| usual().map(|base| base.join("elastic/agent")))
+        .ok_or_else(|| mistake(anyhow!("neither --state-dir nor HOME is set: say where this node keeps its state")))
+}
+
+fn ports(text: &str) -> Result<(u16, u16)> {
+    let range = text.split_once('-').and_then(|(lo, hi)| Some((lo.parse().ok()?, hi.parse().ok()?)));
+    match range {
+        Some((lo, hi)) if 0 < lo && lo <= hi => Ok((lo, hi)),
+        _ => Err(anyhow!("--ports {text}: a range like 7100-7199 is meant")),
+    }
+}

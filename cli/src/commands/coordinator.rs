@@ -1,0 +1,111 @@
+//! `elastic coordinator`: the control plane as a process of its own.
+
+use crate::args;
+use crate::exit::{Exit, Outcome, mistake};
+use crate::reach::{read_text, token};
+use crate::{logging, signals};
+use anyhow::{Context, Result, anyhow};
+use elastic_coordinator::store::{Embedded, Etcd, Memory, Store};
+use elastic_proto::{Access, Credentials, ServerCertificate};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+pub async fn run(args: args::Coordinator) -> Outcome {
+    logging::to_stderr("info");
+    let token = token(args.token_file.as_deref(), args.token.as_deref())?;
+    let access = access(&args.listening, token.clone())?;
+    let authority_pem = args.tls_ca.as_deref().map(read_text).transpose()?;
+    let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+    let bound = listener.local_addr().context("the listener's address")?;
+    access.check(bound).map_err(mistake)?;
+    let store = open(args.store.as_deref(), &args.data_dir).await?;
+    let config = elastic_coordinator::Config {
+        advertise: args.advertise.unwrap_or_else(|| bound.to_string()),
+        runs: std::path::absolute(&args.runs).context("find the directory of runs")?,
+        access,
+        credentials: Credentials { token, authority_pem },
+        control: Default::default(),
+    };
+    tracing::info!(listen = %bound, advertise = config.advertise, "coordinator starts");
+    elastic_coordinator::serve(listener, store, config, signals::interrupted()).await.context("coordinator")?;
+    Ok(Exit::Ok)
+}
+
+/// What callers must show, from the flags.
+pub fn access(listening: &args::Listening, token: Option<String>) -> Result<Access> {
+    let certificate = match (&listening.tls_cert, &listening.tls_key) {
+        (Some(chain), Some(key)) => Some(ServerCertificate { chain_pem: read_text(chain)?, key_pem: read_text(key)? }),
+        _ => None,
+    };
+    Ok(Access { token, certificate, insecure: listening.insecure })
+}
+
+/// Where records are kept.
+#[derive(Debug, PartialEq, Eq)]
+enum Kept {
+    Memory,
+    Embedded(PathBuf),
+    Etcd { hosts: Vec<String>, prefix: String },
+}
+
+async fn open(said: Option<&str>, data_dir: &Path) -> Result<Arc<dyn Store>> {
+    Ok(match kept(said, data_dir).map_err(mistake)? {
+        Kept::Memory => Arc::new(Memory::new()),
+        Kept::Embedded(dir) => Arc::new(Embedded::open(&dir)?),
+        Kept::Etcd { hosts, prefix } => {
+            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            Arc::new(
+                Etcd::connect(&hosts, &prefix).await.with_context(|| format!("reach etcd at {}", hosts.join(", ")))?,
+            )
+        }
+    })
+}
+
+fn kept(said: Option<&str>, data_dir: &Path) -> Result<Kept> {
+    let bad = |text: &str| {
+        anyhow!("--store {text}: allowed are memory, redb:PATH and etcd://HOST:PORT[,HOST:PORT…][/PREFIX]")
+    };
+    match said {
+        None => Ok(Kept::Embedded(data_dir.to_path_buf())),
+        Some("memory") => Ok(Kept::Memory),
+        Some(text) => match (text.strip_prefix("redb:"), text.strip_prefix("etcd://")) {
+            (Some(path), _) if !path.is_empty() => Ok(Kept::Embedded(path.into())),
+            (_, Some(rest)) => {
+                let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let hosts: Vec<String> = hosts.split(',').map(str::to_string).collect();
+                let prefix = if prefix.is_empty() { "elastic" } else { prefix }.to_string();
+                match hosts.iter().all(|host| !host.is_empty()) {
+                    true => Ok(Kept::Etcd { hosts, prefix }),
+                    false => Err(bad(text)),
+                }
+            }
+            _ => Err(bad(text)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_named_in_one_of_four_ways() {
+        let etcd = |hosts: &[&str], prefix: &str| Kept::Etcd {
+            hosts: hosts.iter().map(|h| h.to_string()).collect(),
+            prefix: prefix.into(),
+        };
+        for (said, expected) in [
+            (None, Kept::Embedded("data".into())),
+            (Some("memory"), Kept::Memory),
+            (Some("redb:/x/y"), Kept::Embedded("/x/y".into())),
+            (Some("etcd://a:1,b:2"), etcd(&["a:1", "b:2"], "elastic")),
+            (Some("etcd://a:1/team"), etcd(&["a:1"], "team")),
+        ] {
+            assert_eq!(kept(said, Path::new("data")).unwrap(), expected);
+        }
+        for bad in ["redb:", "etcd://", "etcd://a:1,,b:2", "postgres://x", ""] {
+            assert!(kept(Some(bad), Path::new("data")).unwrap_err().to_string().contains("redb:PATH"), "{bad}");
+        }
+    }
+}

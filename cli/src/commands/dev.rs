@@ -1,0 +1,36 @@
+//! `elastic dev`: a cluster on this machine that stays up until Ctrl-C.
+
+use crate::args;
+use crate::cluster::{Inside, NodePlan, Plan};
+use crate::exit::{Exit, Outcome};
+use crate::{logging, show, signals};
+use elastic_agent::LogsIn;
+
+pub async fn run(args: args::Dev) -> Outcome {
+    logging::to_stderr("warn");
+    let nodes = (1..=args.nodes).map(|i| NodePlan { name: format!("node-{i}"), slots: args.slots }).collect();
+    let plan = Plan {
+        listen: args.listen.clone(),
+        dir: args.data_dir.clone(),
+        runs: args.runs.clone(),
+        nodes,
+        logs: LogsIn::State,
+        token: None,
+    };
+    let mut inside = Inside::start(plan).await?;
+    let url = &inside.url;
+    println!("{} up at {url}; Ctrl-C ends them. In another terminal:\n", show::plural(args.nodes.into(), "node"));
+    println!("  export ELASTIC_COORDINATOR={url}");
+    println!("  elastic submit examples/digits/job.toml");
+    println!("  elastic nodes");
+    println!("  elastic drain node-1");
+    tokio::select! {
+        () = signals::interrupted() => {}
+        error = inside.broke() => return Err(error.into()),
+    }
+    eprintln!("\nstopping (Ctrl-C again stops at once) …");
+    tokio::select! {
+        () = inside.stop() => Ok(Exit::Ok),
+        () = signals::interrupted() => Ok(Exit::Interrupted),
+    }
+}

@@ -1,0 +1,14 @@
+//! `elastic drain NODE`.
+
+use crate::args;
+use crate::exit::{Exit, Outcome, mistake};
+use crate::reach;
+use anyhow::Context;
+use elastic_spec::NodeId;
+
+pub async fn run(args: args::Drain) -> Outcome {
+    let node = NodeId::parse(&args.node).map_err(mistake)?;
+    reach::connect(&args.reach).await?.drain(&node).await.context("drain the node")?;
+    println!("{node} drains: its workers hand over and leave, and it gets no more work");
+    Ok(Exit::Ok)
+}

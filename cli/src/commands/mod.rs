@@ -1,0 +1,45 @@
+//! The commands, one a file.
+
+mod agent;
+mod cancel;
+mod checkpoint;
+mod completions;
+mod coordinator;
+mod dev;
+mod drain;
+mod jobs;
+mod logs;
+mod nodes;
+mod scale;
+mod status;
+mod submit;
+
+use crate::args::Command;
+use crate::exit::{Exit, Outcome};
+use anyhow::Context;
+
+/// Runs one; those that wait for others get a runtime.
+pub fn run(command: Command) -> Outcome {
+    match command {
+        Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Completions(args) => completions::run(args),
+        command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
+    }
+}
+
+async fn run_async(command: Command) -> Outcome {
+    match command {
+        Command::Submit(args) => submit::run(args).await,
+        Command::Jobs(args) => jobs::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Logs(args) => logs::run(args).await,
+        Command::Nodes(args) => nodes::run(args).await,
+        Command::Scale(args) => scale::run(args).await,
+        Command::Drain(args) => drain::run(args).await,
+        Command::Cancel(args) => cancel::run(args).await,
+        Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Checkpoint(_) | Command::Completions(_) | Command::Worker => Ok(Exit::Ok),
+    }
+}

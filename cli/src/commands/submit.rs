@@ -1,0 +1,218 @@
+//! `elastic submit`: from a job file to trained weights, here or on a cluster.
+
+use crate::args;
+use crate::cluster::{Inside, NodePlan, Place, Plan, random};
+use crate::exit::{Exit, Outcome, mistake};
+use crate::follow::Follow;
+use crate::job_file::{self, JobFile, Read};
+use crate::reach::Cluster;
+use crate::result::{Ending, short};
+use crate::{inputs, logging, signals};
+use anyhow::{Context, Result, anyhow};
+use elastic_agent::LogsIn;
+use elastic_proto::client::Coordinator;
+use elastic_spec::JobId;
+use elastic_spec::api::{JobState, JobStatus, Submit};
+use elastic_spec::job::{JobSpec, ModelKind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub async fn run(args: args::Submit) -> Outcome {
+    let since = Instant::now();
+    let file = match job_file::read(&args)? {
+        Read::Good(file) => *file,
+        Read::Bad(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+            let count = crate::show::plural(mistakes.len() as u64, "mistake");
+            eprintln!("{} has {count}; nothing was submitted", args.file.display());
+            if args.json {
+                println!("{}", job_file::as_json(&mistakes));
+            }
+            return Ok(Exit::Mistake);
+        }
+    };
+    file.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    if args.dry_run {
+        match args.json {
+            true => println!("{}", file.spec.canonical_json()),
+            false => print!("{}", file.spec.to_toml_resolved()),
+        }
+        return Ok(Exit::Ok);
+    }
+    let resume = args.resume.as_deref().map(run_name).transpose()?;
+    let cluster = if args.local { None } else { Cluster::find(&args.reach)? };
+    match cluster {
+        Some(cluster) => on_cluster(&args, file, resume, cluster, since).await,
+        None => here(&args, file, resume, since).await,
+    }
+}
+
+/// A run is named, or pointed to by its directory.
+fn run_name(text: &str) -> Result<JobId> {
+    let name = Path::new(text).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    JobId::parse(&name).context("--resume").map_err(mistake)
+}
+
+async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, since: Instant) -> Outcome {
+    if args.detach {
+        let why =
+            "--detach needs a cluster that stays: name one with --coordinator URL, or start one with `elastic dev`";
+        return Err(mistake(anyhow!(why)).into());
+    }
+    inputs::find_here(&mut file.spec)?;
+    if let Some(run) = &resume {
+        let dir = args.runs.join(run.as_str());
+        if !dir.is_dir() {
+            return Err(mistake(anyhow!("--resume {run}: there is no {}", dir.display())).into());
+        }
+    }
+    let place = Place::make(&args.runs)?;
+    logging::to_file(&place.path().join("elastic.log"))?;
+    let outcome = in_place(args, &file, resume, since, &place).await;
+    place.remove();
+    Ok(outcome?)
+}
+
+async fn in_place(
+    args: &args::Submit,
+    file: &JobFile,
+    resume: Option<JobId>,
+    since: Instant,
+    place: &Place,
+) -> Result<Exit> {
+    let plan = Plan {
+        listen: "127.0.0.1:0".into(),
+        dir: place.path().to_path_buf(),
+        runs: args.runs.clone(),
+        nodes: vec![NodePlan { name: "local".into(), slots: slots(args, &file.spec) }],
+        logs: LogsIn::Run,
+        token: Some(format!("{:016x}{:016x}", random()?, random()?)),
+    };
+    let mut inside = Inside::start(plan).await?;
+    let cluster = Cluster { urls: vec![inside.url.clone()], credentials: inside.credentials.clone() };
+    let interrupted = signals::interrupted();
+    tokio::pin!(interrupted);
+    let coordinator = tokio::select! {
+        coordinator = cluster.connect_when_up() => coordinator?,
+        error = inside.broke() => return Err(error),
+    };
+    let submit = Submit { spec_json: file.spec.canonical_json(), blobs: vec![], resume };
+    let job = coordinator.submit(submit).await.context("submit")?;
+    let mut follow = Follow::new(cluster, job.clone(), since);
+    let run_dir = PathBuf::from(coordinator.status(&job).await?.run_dir);
+    keep_job_file(&run_dir, file)?;
+    let mut was_interrupted = false;
+    let status = tokio::select! {
+        status = follow.to_end(&coordinator) => status?,
+        error = inside.broke() => return Err(error),
+        () = &mut interrupted => {
+            was_interrupted = true;
+            follow.progress.say("stopping (Ctrl-C again stops at once) …");
+            // A second one must not wait for anything.
+            tokio::spawn(async { signals::interrupted().await; std::process::exit(Exit::Interrupted as i32) });
+            cancel(&coordinator, &job, &mut follow).await?
+        }
+    };
+    inside.stop().await;
+    keep_log(place, &run_dir);
+    let ending =
+        Ending { status: &status, took_ms: since.elapsed().as_millis() as u64, first_step_ms: follow.first_step_ms };
+    ending.keep();
+    tell(args, &ending)?;
+    if status.state != JobState::Succeeded {
+        eprintln!("{}", how_to_go_on(args, &status));
+    }
+    Ok(if was_interrupted { Exit::Interrupted } else { ending.exit() })
+}
+
+async fn cancel(coordinator: &Coordinator, job: &JobId, follow: &mut Follow) -> Result<JobStatus> {
+    match coordinator.cancel(job).await {
+        // It was over before.
+        Err(elastic_proto::Refusal::NotNow(_)) | Ok(()) => {}
+        Err(refusal) => return Err(refusal).context("cancel the job"),
+    }
+    follow.to_end(coordinator).await
+}
+
+/// Worker processes on this machine: as asked, else as many as the job may have and there are cores.
+fn slots(args: &args::Submit, spec: &JobSpec) -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()) as u16;
+    args.workers.unwrap_or_else(|| spec.elastic.max_workers.min(cores).max(spec.elastic.min_workers))
+}
+
+/// What was asked for stays beside what came of it.
+fn keep_job_file(run_dir: &Path, file: &JobFile) -> Result<()> {
+    std::fs::create_dir_all(run_dir).with_context(|| format!("make the run directory {}", run_dir.display()))?;
+    let kept = [("job.toml", &file.text), ("resolved.toml", &file.spec.to_toml_resolved())];
+    kept.iter().try_for_each(|(name, text)| {
+        let path = run_dir.join(name);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    })
+}
+
+fn keep_log(place: &Place, run_dir: &Path) {
+    let logs = run_dir.join("logs");
+    let _ = std::fs::create_dir_all(&logs);
+    let _ = std::fs::copy(place.path().join("elastic.log"), logs.join("elastic.log"));
+}
+
+fn how_to_go_on(args: &args::Submit, status: &JobStatus) -> String {
+    let run = Path::new(&status.run_dir).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let logs = short(&Path::new(&status.run_dir).join("logs").display().to_string());
+    let resume = format!("elastic submit {} --resume {run}", args.file.display());
+    match (&status.state, &status.published) {
+        (JobState::Failed, _) => {
+            format!("What the workers printed is in {logs}. When the cause is mended:\n  {resume}")
+        }
+        (_, Some(published)) => format!("Go on from the checkpoint of step {}:\n  {resume}", published.step),
+        (_, None) => format!("No checkpoint was written yet, so this begins anew in the same directory:\n  {resume}"),
+    }
+}
+
+fn tell(args: &args::Submit, ending: &Ending<'_>) -> Result<()> {
+    match args.json {
+        true => println!("{}", serde_json::to_string(&ending.line()).context("write the result as JSON")?),
+        false => print!("{}", ending.words()),
+    }
+    Ok(())
+}
+
+async fn on_cluster(
+    args: &args::Submit,
+    file: JobFile,
+    resume: Option<JobId>,
+    cluster: Cluster,
+    since: Instant,
+) -> Outcome {
+    let mut spec = file.spec;
+    let found = inputs::find(&spec)?;
+    inputs::fix_digest(&mut spec, &found)?;
+    let coordinator = cluster.connect().await?;
+    let blobs = inputs::upload(&coordinator, found, |line| eprintln!("{line}")).await?;
+    if let ModelKind::Own { program, .. } = &spec.model.kind {
+        eprintln!("model.program: {program} is started on the nodes: it must be there, and agents must allow programs");
+    }
+    let submit = Submit { spec_json: spec.canonical_json(), blobs, resume };
+    let job = coordinator.submit(submit).await.context("submit")?;
+    if args.detach {
+        match args.json {
+            true => println!("{}", serde_json::json!({ "job": job })),
+            false => println!("{job}"),
+        }
+        return Ok(Exit::Ok);
+    }
+    let mut follow = Follow::new(cluster, job.clone(), since);
+    follow.progress.say(&format!("submitted as {job}"));
+    let status = tokio::select! {
+        status = follow.to_end(&coordinator) => status?,
+        () = signals::interrupted() => {
+            follow.progress.finish();
+            eprintln!("{job} goes on. `elastic status {job}` shows it, `elastic cancel {job}` stops it.");
+            return Ok(Exit::Interrupted);
+        }
+    };
+    let ending =
+        Ending { status: &status, took_ms: since.elapsed().as_millis() as u64, first_step_ms: follow.first_step_ms };
+    tell(args, &ending)?;
+    Ok(ending.exit())
+}

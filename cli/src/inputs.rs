@@ -1,0 +1,106 @@
+//! The files that a job names: found, digested and, for a cluster, uploaded when they are small.
+
+use crate::exit::mistake;
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use elastic_proto::client::Coordinator;
+use elastic_spec::Digest;
+use elastic_spec::job::JobSpec;
+use elastic_spec::limits::BLOB_BYTES_MAX;
+use std::path::Path;
+
+/// What was read for one input; None: it is not on this machine.
+pub struct Found {
+    pub section: &'static str,
+    pub key: &'static str,
+    pub path: String,
+    pub bytes: Option<Bytes>,
+}
+
+impl Found {
+    pub fn field(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+}
+
+/// Reads all inputs and fixes `data.sha256`. For a job that is trained here each must be here.
+pub fn find_here(spec: &mut JobSpec) -> Result<()> {
+    let found = find(spec)?;
+    let missing: Vec<_> = found.iter().filter(|input| input.bytes.is_none()).collect();
+    if !missing.is_empty() {
+        let lines: Vec<_> = missing.iter().map(|i| format!("{}: {} does not exist", i.field(), i.path)).collect();
+        return Err(mistake(anyhow!(lines.join("\n"))));
+    }
+    fix_digest(spec, &found)
+}
+
+/// Reads what is on this machine and fixes `data.sha256` if all the data is.
+pub fn find(spec: &JobSpec) -> Result<Vec<Found>> {
+    let data = spec.data.inputs().len();
+    let read = |(i, input): (usize, elastic_spec::job::Input<'_>)| {
+        let section = if i < data { "data" } else { "model" };
+        let bytes = match std::fs::read(Path::new(input.path)) {
+            Ok(bytes) => Some(Bytes::from(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => {
+                let error = anyhow::Error::new(e).context(format!("{section}.{}: read {}", input.key, input.path));
+                return Err(mistake(error));
+            }
+        };
+        Ok(Found { section, key: input.key, path: input.path.to_string(), bytes })
+    };
+    spec.inputs().into_iter().enumerate().map(read).collect()
+}
+
+/// Of one file its own SHA-256; of several, that of the lines `<hex>  <key>` (docs/job-toml.md).
+pub fn fix_digest(spec: &mut JobSpec, found: &[Found]) -> Result<()> {
+    let data: Vec<_> = found.iter().filter(|input| input.section == "data").collect();
+    let digests: Option<Vec<_>> =
+        data.iter().map(|input| Some((input.key, Digest::of(input.bytes.as_ref()?)))).collect();
+    let is = match digests.as_deref() {
+        None | Some([]) => return Ok(()),
+        Some([(_, digest)]) => *digest,
+        Some(several) => {
+            let lines: String = several.iter().map(|(key, digest)| format!("{digest}  {key}\n")).collect();
+            Digest::of(lines.as_bytes())
+        }
+    };
+    match spec.data.sha256 {
+        Some(said) if said != is => Err(mistake(anyhow!(
+            "data.sha256: the data here has {is}, the job file says {said}: take the file that is meant, or correct the line"
+        ))),
+        _ => {
+            spec.data.sha256 = Some(is);
+            Ok(())
+        }
+    }
+}
+
+/// Uploads small inputs; returns (path in the spec, digest) of each. `say` hears of those that stay.
+pub async fn upload(
+    coordinator: &Coordinator,
+    found: Vec<Found>,
+    say: impl Fn(String),
+) -> Result<Vec<(String, Digest)>> {
+    let mut uploaded = Vec::new();
+    for input in found {
+        let field = input.field();
+        match input.bytes {
+            Some(bytes) if bytes.len() <= BLOB_BYTES_MAX => {
+                let digest =
+                    coordinator.put_blob(bytes).await.with_context(|| format!("upload {field} ({})", input.path))?;
+                uploaded.push((input.path, digest));
+            }
+            Some(bytes) => say(format!(
+                "{field}: {} has {} bytes, more than travels with a job; every node must see it under this path",
+                input.path,
+                bytes.len()
+            )),
+            None if !Path::new(&input.path).is_absolute() => bail!("{field}: {} is not an absolute path", input.path),
+            None => {
+                say(format!("{field}: {} is not on this machine; every node must see it under this path", input.path))
+            }
+        }
+    }
+    Ok(uploaded)
+}

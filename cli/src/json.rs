@@ -1,0 +1,79 @@
+//! What `--json` prints of jobs and nodes. Keys are only ever added.
+
+use crate::show;
+use elastic_spec::api::{JobStatus, MemberStatus, NodeStatus};
+use elastic_spec::view::Role;
+use serde_json::{Value, json};
+
+pub fn job(status: &JobStatus) -> Value {
+    let metrics = status.metrics.map(|m| {
+        json!({
+            "step": m.step,
+            "loss": show::mean_loss(m.train),
+            "lr": m.lr,
+            "grad_norm": m.grad_norm,
+            "step_us": m.step_us,
+            "validation": m.validation.map(|(step, tail)| json!({
+                "step": step,
+                "loss": show::mean_loss(tail),
+                "accuracy": show::accuracy(tail),
+                "samples": tail.count,
+            })),
+        })
+    });
+    json!({
+        "job": status.job,
+        "name": status.name,
+        "state": status.state,
+        "reason": status.reason,
+        "view": status.epoch.map(|e| json!({ "term": e.term, "gen": e.gen_ })),
+        "views": status.views,
+        "members": status.members.iter().map(member).collect::<Vec<_>>(),
+        "round": status.round,
+        "step": status.step,
+        "steps": status.steps_total,
+        "metrics": metrics,
+        "samples_per_second": status.samples_per_second,
+        "restarts": status.restarts,
+        "last_fault": status.last_fault,
+        "published": status.published,
+        "run_dir": status.run_dir,
+        "min_workers": status.min_workers,
+        "max_workers": status.max_workers,
+        "stalls_ms": status.stalls_ms,
+        "submitted_unix_ms": status.submitted_unix_ms,
+    })
+}
+
+fn member(member: &MemberStatus) -> Value {
+    json!({
+        "worker": member.worker.to_string(),
+        "node": member.node,
+        "slot": member.slot,
+        "rank": member.rank,
+        "role": member.role.map(role),
+        "round": member.round,
+        "silent_ms": member.silent_ms,
+        "shards": member.shards,
+    })
+}
+
+pub fn role(role: Role) -> &'static str {
+    match role {
+        Role::Active => "active",
+        Role::Learner => "learner",
+    }
+}
+
+pub fn node(status: &NodeStatus) -> Value {
+    json!({
+        "node": status.node,
+        "host": status.host,
+        "slots": status.slots,
+        "used": status.used,
+        "draining": status.draining,
+        "silent_ms": status.silent_ms,
+        "jobs": status.jobs,
+        "strikes": status.strikes,
+    })
+}
