@@ -109,7 +109,7 @@ fn documents_use_one_word_for_a_thing() {
     for file in repo::files(&[".md"]).iter().filter(|f| !foreign.iter().any(|p| f.path.starts_with(p))) {
         for (number, line) in prose(&file.text) {
             let lower = line.to_lowercase();
-            let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric() && c != '-').collect();
+            let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric() && !"-_".contains(c)).collect();
             for row in rows.iter().filter(|row| words.contains(&row[0].as_str())) {
                 found.push(format!("{}:{number}: \"{}\" ({})", file.path, row[0], row[1]));
             }

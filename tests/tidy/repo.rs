@@ -1,5 +1,6 @@
 //! The files of the repository, read once a test: paths with `/` from the root, text where it is text.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub fn root() -> PathBuf {
@@ -10,6 +11,8 @@ pub fn root() -> PathBuf {
 pub struct File {
     pub path: String,
     pub text: String,
+    /// Compiled for unit tests alone.
+    is_test_module: bool,
 }
 
 impl File {
@@ -35,7 +38,20 @@ impl File {
     }
 
     pub fn is_test_code(&self) -> bool {
-        self.path.starts_with("tests/") || self.path.contains("/tests/") || self.path.ends_with("/tests.rs")
+        self.path.starts_with("tests/") || self.path.contains("/tests/") || self.is_test_module
+    }
+
+    /// Paths that `#[cfg(test)] mod name;` in this file may stand for.
+    fn test_modules(&self) -> Vec<String> {
+        let stem = self.path.trim_end_matches(".rs");
+        let folder = match stem.rsplit_once('/') {
+            Some((parent, "lib" | "main" | "mod")) => parent,
+            _ => stem,
+        };
+        let lines: Vec<&str> = self.text.lines().collect();
+        let declared = lines.windows(2).filter(|pair| pair[0].trim() == "#[cfg(test)]");
+        let names = declared.filter_map(|pair| pair[1].trim().strip_prefix("mod ")?.strip_suffix(';'));
+        names.flat_map(|name| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")]).collect()
     }
 }
 
@@ -62,7 +78,10 @@ pub fn files(endings: &[&str]) -> Vec<File> {
 }
 
 pub fn rust() -> Vec<File> {
-    files(&[".rs"])
+    let mut files = files(&[".rs"]);
+    let modules: BTreeSet<String> = files.iter().flat_map(File::test_modules).collect();
+    files.iter_mut().for_each(|file| file.is_test_module = modules.contains(&file.path));
+    files
 }
 
 /// Folders that a build, a run or a tool makes; git ignores them.
@@ -80,7 +99,7 @@ fn walk(root: &Path, dir: &Path, endings: &[&str], out: &mut Vec<File>) {
         } else if kind.is_file() && endings.iter().any(|end| name.ends_with(end)) {
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
             let path = path.strip_prefix(root).expect("found under the root").to_string_lossy().into_owned();
-            out.push(File { path, text });
+            out.push(File { path, text, is_test_module: false });
         }
     }
 }
