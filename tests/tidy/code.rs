@@ -13,6 +13,7 @@ const LONG: &[(&str, &str)] = &[];
 const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/gemm/avx2.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/avx512.rs", "vector instructions that the compiler does not choose by itself"),
+    ("tensor/src/gemm/transpose.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/mod.rs", "calls those, where the processor has them"),
 ];
 
