@@ -13,6 +13,6 @@ pub mod reduce;
 mod transport;
 
 pub use codec::{DecodeError, EncodeError, Identity};
-//pub use group::{Group, GroupConfig, Leaf, ReduceError, Reducer};
+pub use group::{BadGroup, Group, GroupConfig, Leaf, ReduceError, Reducer, Waiting};
 pub use links::{LinkConfig, LinkError, Links, TlsConfig, TlsError};
 pub use transport::{LinkEvent, Sent, Transport};

@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn check(floats: usize, shards: u16, owners: u16, seed: u64) {
-        let layout = Layout { floats };
+        let layout = Layout::new(floats);
         let leaves = leaves(layout, shards, seed);
         for chunk in 0..layout.chunks() {
             let held: BTreeMap<TreeNode, Bytes> =
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_lack_and_a_wrong_size_are_named() {
-        let layout = Layout { floats: 3 };
+        let layout = Layout::new(3);
         let mut parts: Vec<_> = leaves(layout, 4, 1).into_iter().map(|(node, mut c)| (node, c.remove(0))).collect();
         let lost = parts.remove(2).0;
         assert_eq!(sum(layout, 0, 4, &parts), Err(SumError::Missing(lost)));

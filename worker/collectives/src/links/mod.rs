@@ -164,8 +164,8 @@ impl Links {
         Ok(Links { address, shared, _tasks: tasks })
     }
 
-    /// Writes what is queued, says goodbye and closes, all within `limit`.
-    pub async fn close(self, limit: Duration) {
+    /// Writes what is queued, says goodbye and closes, all within `limit`. Nothing is sent or taken in afterwards.
+    pub async fn close(&self, limit: Duration) {
         self.shared.closing.send_replace(true);
         let tasks: Vec<_> = std::mem::take(&mut *self.shared.peers()).into_values().map(Peer::into_task).collect();
         let _ = tokio::time::timeout(limit, async {
