@@ -1,3 +1,91 @@
 //! The control plane's process: drives `control` over a store, and serves it by gRPC.
+//!
+//! `control` decides, `store` keeps, `proto` speaks; here they are put together. The driver is the one
+//! owner of the machine: calls and streams reach it through one bounded queue.
 
+mod ask;
+mod clock;
+mod draw;
+mod driver;
+mod links;
+mod logs;
+mod service;
 pub mod store;
+mod unsaid;
+
+use anyhow::Context;
+use driver::{Driver, Role};
+use elastic_proto::{Access, Credentials};
+use service::Service;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// How this coordinator shall be.
+#[derive(Clone)]
+pub struct Config {
+    /// Where other machines reach it ("host:port" or a URL): what a standby tells its callers.
+    pub advertise: String,
+    /// The folder of run directories, as the nodes see it.
+    pub runs: PathBuf,
+    /// What callers must show.
+    pub access: Access,
+    /// What this coordinator shows to agents when it reads their logs.
+    pub credentials: Credentials,
+    pub control: elastic_control::Config,
+}
+
+/// Campaigns, leads when elected, and answers calls, until `shutdown`; then resigns.
+///
+/// Dropping the future is like kill -9: nothing is said or written after.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let bound = listener.local_addr().context("listener's address")?;
+    config.access.check(bound)?;
+    let (asks, inbox) = mpsc::channel(ASKS_MAX);
+    let (role, seen) = watch::channel(Role::Standby { leader: None });
+    let (stop, stopped) = watch::channel(false);
+    let service = Arc::new(Service::new(asks, seen, store.clone(), &config, stopped.clone()));
+    let driver = Driver { store, config: config.clone(), inbox, role, stopped: stopped.clone() };
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    tasks.spawn(async move {
+        driver.run().await;
+        Ok(())
+    });
+    tasks.spawn(async move {
+        Ok(elastic_proto::server::serve_coordinator(listener, service, &config.access, until(stopped)).await?)
+    });
+    let early = tokio::select! {
+        () = shutdown => None,
+        ended = tasks.join_next() => ended,
+    };
+    stop.send_replace(true);
+    if let Some(ended) = early {
+        ended.context("a part of the coordinator broke")??;
+    }
+    // The driver resigns first, so that a standby need not wait for a lease; streams that hang on are cut.
+    let rest = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a part of the coordinator broke")??;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(STOP_TIME, rest).await.unwrap_or(Ok(()))
+}
+
+/// Returns when the switch is set, or its owner is gone.
+pub(crate) async fn until(mut switch: watch::Receiver<bool>) {
+    let _ = switch.wait_for(|on| *on).await;
+}
+
+/// Calls and reports that wait for the driver; more wait in their connections.
+const ASKS_MAX: usize = 1024;
+const STOP_TIME: Duration = Duration::from_secs(3);

@@ -1,12 +1,13 @@
 //! What every store promises, run on all three; and what only some can be asked.
 
-mod common;
+#[path = "common/etcd_server.rs"]
+mod etcd_server;
 
 use bytes::Bytes;
-use common::EtcdServer;
 use elastic_control::Record;
 use elastic_coordinator::store::{Candidate, Embedded, Etcd, Leadership, Memory, Store, StoreError};
 use elastic_spec::{Digest, Term};
+use etcd_server::EtcdServer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

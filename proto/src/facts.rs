@@ -22,7 +22,7 @@ impl Wire for NodeReport {
     fn read(pb: pb::NodeReport) -> Result<NodeReport, WireError> {
         Ok(NodeReport {
             node: node("node", pb.node)?,
-            incarnation: pb.incarnation,
+            incarnation: incarnation(pb.incarnation)?,
             slots: small("slots", pb.slots)?,
             host: word("host", pb.host)?,
             log_address: address("log_address", pb.log_address)?,
@@ -43,6 +43,13 @@ impl Wire for NodeReport {
             seen: Some(self.seen.write()),
             workers: self.workers.into_iter().map(Wire::write).collect(),
         }
+    }
+}
+
+fn incarnation(value: u64) -> Result<u64, WireError> {
+    match value {
+        0 => Err(WireError::new("incarnation", "is 0, which no agent draws")),
+        drawn => Ok(drawn),
     }
 }
 

@@ -171,6 +171,7 @@ fn check(pb: pb::NodeReport, path: &str, problem: &str) {
 fn plain_report() -> pb::NodeReport {
     pb::NodeReport {
         node: "n1".into(),
+        incarnation: 1,
         slots: 2,
         host: "n1.example".into(),
         log_address: "n1.example:7071".into(),

@@ -136,7 +136,7 @@ fn worker_report() -> impl Strategy<Value = WorkerReport> {
 }
 
 pub fn report() -> impl Strategy<Value = NodeReport> {
-    let who = (node(), any::<(u64, u16, bool)>(), "[a-z0-9.]{1,20}", address());
+    let who = (node(), (1u64.., any::<u16>(), any::<bool>()), "[a-z0-9.]{1,20}", address());
     (who, epoch(), vec(worker_report(), 0..4)).prop_map(|(who, seen, workers)| NodeReport {
         node: who.0,
         incarnation: who.1.0,
