@@ -171,8 +171,19 @@ impl Rates {
 
 /// Root of the sum of squares: f64, block by block on the fixed grid.
 fn norm(grads: &[f32]) -> f64 {
-    let block = |block: &[f32]| sum(block.iter().map(|g| *g as f64 * *g as f64));
+    let block = |block: &[f32]| square_sum(block);
     libm::sqrt(grads.chunks(BLOCK_FLOATS).map(block).fold(0.0, |a, b| a + b))
+}
+
+/// Sixteen running sums over ascending indices, as `real::sum` does.
+fn square_sum(block: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 16];
+    for sixteen in block.chunks(16) {
+        for (lane, g) in lanes.iter_mut().zip(sixteen) {
+            *lane += *g as f64 * *g as f64;
+        }
+    }
+    sum(&lanes, |x| x)
 }
 
 /// One running update from the moments of all shards about the old mean (`ops::BatchNorm`).

@@ -113,11 +113,53 @@ impl Real for f64 {
 
 /// Sum in a fixed order: sixteen running sums over ascending indices, then a tree over them.
 #[inline(always)]
-pub fn sum<F: Real>(xs: impl ExactSizeIterator<Item = F>) -> F {
-    let mut lanes = [F::ZERO; 16];
-    for (i, x) in xs.enumerate() {
-        lanes[i % 16] += x;
+pub fn sum<F: Real>(xs: &[F], term: impl Fn(F) -> F) -> F {
+    let mut lanes = [F::ZERO; LANES];
+    let (blocks, rest) = xs.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane += term(*x);
+        }
     }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += term(*x);
+    }
+    fold(lanes)
+}
+
+/// The same over pairs.
+#[inline(always)]
+pub fn sum2<F: Real>(xs: &[F], ys: &[F], term: impl Fn(F, F) -> F) -> F {
+    let mut lanes = [F::ZERO; LANES];
+    let ((x_blocks, x_rest), (y_blocks, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
+    for (xs, ys) in x_blocks.iter().zip(y_blocks) {
+        for ((lane, x), y) in lanes.iter_mut().zip(xs).zip(ys) {
+            *lane += term(*x, *y);
+        }
+    }
+    for ((lane, x), y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+        *lane += term(*x, *y);
+    }
+    fold(lanes)
+}
+
+/// The same over triples.
+#[inline(always)]
+pub fn sum3<F: Real>(xs: &[F], ys: &[F], zs: &[F], term: impl Fn(F, F, F) -> F) -> F {
+    let mut lanes = [F::ZERO; LANES];
+    let mut blocks = xs.chunks(LANES).zip(ys.chunks(LANES)).zip(zs.chunks(LANES));
+    for ((xs, ys), zs) in &mut blocks {
+        for (((lane, x), y), z) in lanes.iter_mut().zip(xs).zip(ys).zip(zs) {
+            *lane += term(*x, *y, *z);
+        }
+    }
+    fold(lanes)
+}
+
+const LANES: usize = 16;
+
+#[inline(always)]
+fn fold<F: Real>(mut lanes: [F; LANES]) -> F {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] = lanes[i] + lanes[i + half];

@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod transpose;
 
 use crate::real::Real;
 
@@ -203,6 +204,9 @@ impl Block {
         if columns < width {
             out.fill(0.0);
         }
+        if g.b.row == 1 {
+            return transpose::copy(&g.b.data[origin..], g.b.col, out, width, (columns, self.k));
+        }
         for column in 0..columns {
             let from = &g.b.data[origin + column * g.b.col..];
             for p in 0..self.k {
@@ -248,10 +252,13 @@ impl Block {
             out.resize(K_BLOCK * 14, 0.0);
         }
         let origin = i * g.a.row + self.k0 * g.a.col;
-        for r in 0..rows {
-            let from = &g.a.data[origin + r * g.a.row..];
-            for p in 0..self.k {
-                out[p * rows + r] = from[p * g.a.col];
+        let data = &g.a.data[origin..];
+        if g.a.col == 1 {
+            return transpose::copy(data, g.a.row, out, rows, (rows, self.k));
+        }
+        for (p, out) in out.chunks_exact_mut(rows).take(self.k).enumerate() {
+            for (r, x) in out.iter_mut().enumerate() {
+                *x = data[r * g.a.row + p * g.a.col];
             }
         }
     }

@@ -6,7 +6,7 @@
 //! targets: their sum over all shards is all that `optim` needs. Moments about a near centre do not cancel.
 
 use super::*;
-use crate::real::sum;
+use crate::real::{sum, sum2};
 use elastic_spec::batch::IGNORE;
 
 /// Inputs: x, scale, shift, running mean, targets. Outputs: y, mean, 1/√(var + eps), and the shard's moments.
@@ -30,6 +30,11 @@ impl Planes {
     fn at<F>(self, x: &[F], sample: usize, channel: usize) -> &[F] {
         &x[(sample * self.channels + channel) * self.plane..][..self.plane]
     }
+}
+
+/// Sum over the parts, one after the other.
+fn total<'a, F: Real>(parts: impl Iterator<Item = &'a [F]>, term: impl Fn(F) -> F) -> F {
+    parts.fold(F::ZERO, |total, part| total + sum(part, &term))
 }
 
 /// Whether a sample has a target that counts.
@@ -79,13 +84,10 @@ impl Rule for BatchNorm {
         let weight = targets.iter().filter(|t| **t != IGNORE).count();
         let weight = F::of_usize(weight) * F::of(io.key.scale as f64);
         for c in 0..planes.channels {
-            let over = |term: &dyn Fn(F) -> F| {
-                let plane = |s| sum(planes.at(x, s, c).iter().map(|x| term(*x)));
-                (0..samples).filter(valid).map(plane).fold(F::ZERO, |a, b| a + b)
-            };
+            let parts = || (0..samples).filter(valid).map(|s| planes.at(x, s, c));
             // A shard of padding alone has no statistics; any finite output will do.
-            let m = if count > F::ZERO { over(&|x| x) / count } else { running[c] };
-            let squares = over(&|x| (x - m) * (x - m));
+            let m = if count > F::ZERO { total(parts(), |x| x) / count } else { running[c] };
+            let squares = total(parts(), |x| (x - m) * (x - m));
             let var = if count > F::ZERO { squares / count } else { F::ZERO };
             let unbiased = if count > F::ONE { squares / (count - F::ONE) } else { F::ZERO };
             let r = F::ONE / (var + F::of(self.eps)).sqrt();
@@ -126,8 +128,8 @@ impl Rule for BatchNormGrad {
             let (mut along, mut across) = (F::ZERO, F::ZERO);
             for s in 0..samples {
                 let (x, dy) = (planes.at(x, s, c), planes.at(dy, s, c));
-                along += sum(dy.iter().copied());
-                across += sum(dy.iter().zip(x).map(|(dy, x)| *dy * ((*x - m) * r)));
+                along += sum(dy, |x| x);
+                across += sum2(dy, x, |dy, x| dy * ((x - m) * r));
             }
             (dscale[c], dshift[c]) = (across, along);
             for s in 0..samples {

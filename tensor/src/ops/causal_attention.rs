@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::gemm::{Mat, Start};
-use crate::real::sum;
+use crate::real::{sum, sum2};
 
 #[derive(Clone, Copy, Debug)]
 pub struct CausalAttention {
@@ -107,7 +107,7 @@ fn softmax<F: Real>(row: &mut [F], scale: F) {
         top = if *x > top { *x } else { top };
     }
     row.iter_mut().for_each(|x| *x = ((*x - top) * scale).exp());
-    let share = F::ONE / sum(row.iter().copied());
+    let share = F::ONE / sum(row, |x| x);
     row.iter_mut().for_each(|x| *x *= share);
 }
 
@@ -137,7 +137,7 @@ impl Rule for CausalAttentionGrad {
             let ds = take(columns, s.square());
             F::gemm(s.compare(dy, part(at, 2)), ds, s.tokens, pack);
             for (ds, p) in ds.chunks_exact_mut(s.tokens).zip(probs.chunks_exact(s.tokens)) {
-                let along = sum(ds.iter().zip(p).map(|(dp, p)| *dp * *p));
+                let along = sum2(ds, p, |dp, p| dp * p);
                 ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = *p * (*ds - along) * s.scale());
             }
             let (ds, p) = (Mat::rows(&*ds, s.tokens), Mat::rows(probs, s.tokens));

@@ -56,36 +56,54 @@ impl Sizes {
         self.oh * self.ow
     }
 
-    /// Calls `visit(row of the unfolded matrix, its column, pixel of the image)`, in that order; padding is
-    /// left out.
+    /// Calls `visit` for every run of output columns whose pixels lie in one line of the image, in order;
+    /// padding is left out.
     #[inline(always)]
-    fn patches(&self, mut visit: impl FnMut(usize, usize, usize)) {
+    fn runs(&self, mut visit: impl FnMut(Run)) {
         let Conv2d { stride, pad } = self.conv;
         for row in 0..self.patch() {
             let (channel, ky, kx) = (row / (self.kh * self.kw), row / self.kw % self.kh, row % self.kw);
+            // The ox with 0 <= ox * stride + kx - pad < w.
+            let first = pad.saturating_sub(kx).div_ceil(stride);
+            let end = (self.w + pad).saturating_sub(kx).div_ceil(stride).min(self.ow);
             for oy in 0..self.oh {
                 let y = oy * stride + ky;
-                if y < pad || y - pad >= self.h {
+                if y < pad || y - pad >= self.h || first >= end {
                     continue;
                 }
-                let line = (channel * self.h + y - pad) * self.w;
-                for ox in 0..self.ow {
-                    let x = ox * stride + kx;
-                    if x >= pad && x - pad < self.w {
-                        visit(row, oy * self.ow + ox, line + x - pad);
-                    }
-                }
+                let pixel = (channel * self.h + y - pad) * self.w + first * stride + kx - pad;
+                visit(Run { at: row * self.out() + oy * self.ow + first, pixel, len: end - first });
             }
         }
     }
 
     fn unfold<'a, F: Real>(&self, image: &[F], room: &'a mut Vec<F>) -> &'a [F] {
-        let out = self.out();
-        let columns = take(room, self.patch() * out);
+        let columns = take(room, self.patch() * self.out());
         columns.fill(F::ZERO);
-        self.patches(|row, column, pixel| columns[row * out + column] = image[pixel]);
+        self.runs(|Run { at, pixel, len }| {
+            let to = &mut columns[at..at + len];
+            match self.conv.stride {
+                1 => to.copy_from_slice(&image[pixel..pixel + len]),
+                stride => to.iter_mut().zip(image[pixel..].iter().step_by(stride)).for_each(|(to, x)| *to = *x),
+            }
+        });
         columns
     }
+
+    /// Adds the unfolded values to their pixels.
+    fn fold<F: Real>(&self, columns: &[F], image: &mut [F]) {
+        self.runs(|Run { at, pixel, len }| {
+            let from = &columns[at..at + len];
+            image[pixel..].iter_mut().step_by(self.conv.stride).zip(from).for_each(|(x, from)| *x += *from);
+        });
+    }
+}
+
+/// `len` elements of the unfolded matrix from `at`, and their first pixel; the others are a stride apart.
+struct Run {
+    at: usize,
+    pixel: usize,
+    len: usize,
 }
 
 impl Rule for Conv2d {
@@ -165,7 +183,7 @@ impl Rule for Conv2dGradInput {
             let b = Mat::rows(dy, n);
             F::gemm(Gemm { m: s.patch(), n, k: outer, a, b, start: Start::Zero }, columns, n, pack);
             dx.fill(F::ZERO);
-            s.patches(|row, column, pixel| dx[pixel] += columns[row * n + column]);
+            s.fold(columns, dx);
         }
     }
 }
@@ -216,7 +234,7 @@ impl Rule for Conv2dGradBias {
         db.fill(F::ZERO);
         for sample in io.x[0].chunks_exact((shape[1] * plane).max(1)) {
             for (db, plane) in db.iter_mut().zip(sample.chunks_exact(plane)) {
-                *db += sum(plane.iter().copied());
+                *db += sum(plane, |x| x);
             }
         }
     }

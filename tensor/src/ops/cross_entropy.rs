@@ -39,7 +39,7 @@ impl Rule for CrossEntropy {
         for (row, logits) in io.x[0].chunks_exact(classes).enumerate() {
             let best = first_largest(logits);
             let top = logits[best];
-            partition[row] = top + sum(logits.iter().map(|x| (*x - top).exp())).ln();
+            partition[row] = top + sum(logits, |x| (x - top).exp()).ln();
             let target = io.ints[1][row];
             (loss[row], correct[row]) = (F::ZERO, F::ZERO);
             if target == IGNORE {
@@ -48,7 +48,7 @@ impl Rule for CrossEntropy {
             let target = class(target, classes);
             let mut value = partition[row] - logits[target];
             if smoothing > F::ZERO {
-                let mean = sum(logits.iter().copied()) / F::of_usize(classes);
+                let mean = sum(logits, |x| x) / F::of_usize(classes);
                 value = (F::ONE - smoothing) * value + smoothing * (partition[row] - mean);
             }
             loss[row] = value;

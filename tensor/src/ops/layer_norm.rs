@@ -1,7 +1,7 @@
 //! y = (x - mean) / √(var + eps) · scale + shift over the last axis. Also gives mean and 1/√(var + eps) (rows).
 
 use super::*;
-use crate::real::sum;
+use crate::real::{sum, sum2, sum3};
 
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
@@ -29,8 +29,8 @@ impl Rule for LayerNorm {
         let cols = io.types[0].rows_cols().1;
         let count = F::of_usize(cols);
         for (row, (y, x)) in y.chunks_exact_mut(cols.max(1)).zip(io.x[0].chunks_exact(cols.max(1))).enumerate() {
-            let m = sum(x.iter().copied()) / count;
-            let var = sum(x.iter().map(|x| (*x - m) * (*x - m))) / count;
+            let m = sum(x, |x| x) / count;
+            let var = sum(x, |x| (x - m) * (x - m)) / count;
             let r = F::ONE / (var + F::of(self.eps)).sqrt();
             (mean[row], rstd[row]) = (m, r);
             for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(io.x[1]).zip(io.x[2]) {
@@ -67,8 +67,8 @@ impl Rule for LayerNormGrad {
                 *dscale += *dy * ((*x - m) * r);
                 *dshift += *dy;
             }
-            let along = sum(dy.iter().zip(scale).map(|(dy, s)| *dy * *s)) / count;
-            let across = sum(dy.iter().zip(scale).zip(x).map(|((dy, s), x)| *dy * *s * ((*x - m) * r))) / count;
+            let along = sum2(dy, scale, |dy, s| dy * s) / count;
+            let across = sum3(dy, scale, x, |dy, s, x| dy * s * ((x - m) * r)) / count;
             for (((dx, x), dy), s) in dx.iter_mut().zip(x).zip(dy).zip(scale) {
                 *dx = r * (*dy * *s - along - (*x - m) * r * across);
             }
