@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use elastic_proto::framed::Framed;
 use elastic_spec::facts::{WorkerStatus, WorkerUp};
 use elastic_spec::view::{WorkerOrder, exit};
+use std::io::Write;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -39,7 +40,9 @@ impl AgentLink {
         let (wrote, written) = watch::channel(0);
         tokio::spawn(async move {
             let error = read(from_agent, order).await;
-            tracing::warn!(%error, "the agent is gone; its workers end with it");
+            // The agent also read what is printed here: a log line would find its pipe broken, and the
+            // panic of the logger would end this task in place of the process.
+            let _ = writeln!(std::io::stderr(), "the agent is gone ({error}); its workers end with it");
             std::process::exit(exit::ORPHANED);
         });
         // When writing ends, so does reading, and there it is answered.
