@@ -33,8 +33,7 @@ pub struct Plan {
     pub checkpoint_every: u64,
     /// Ranks wanted from this step on.
     pub grow: (u64, usize),
-    /// ELASTIC_FAIL of the process with this number, in the order of their starts.
-    pub fail: Option<(usize, String)>,
+    pub fail: Option<(Whom, String)>,
     pub params: serde_json::Value,
 }
 
@@ -54,8 +53,21 @@ impl Plan {
     }
 
     pub fn failing(self, process: usize, point: &str) -> Plan {
-        Plan { fail: Some((process, point.into())), ..self }
+        Plan { fail: Some((Whom::Process(process), point.into())), ..self }
     }
+
+    pub fn failing_once(self, point: &str) -> Plan {
+        Plan { fail: Some((Whom::TheFirstThere, point.into())), ..self }
+    }
+}
+
+/// Whom a fail point is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// By the order of their starts.
+    Process(usize),
+    /// Whoever comes to the point first.
+    TheFirstThere,
 }
 
 /// What a run leaves: equal for equal jobs, whatever happened.
@@ -131,7 +143,8 @@ impl Cluster {
             shard_map: Vec::new(),
         };
         let mut cluster = Cluster { plan, dir, seats, processes: Vec::new(), view, faults: 0 };
-        (0..cluster.plan.world).for_each(|_| cluster.spawn());
+        // Those who come later boot now, so that only their joining is timed.
+        (0..cluster.plan.world.max(cluster.plan.grow.1)).for_each(|_| cluster.spawn());
         cluster
     }
 
@@ -152,9 +165,13 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(path(&format!("worker-{number}.log"))).unwrap());
-        if let Some((_, point)) = self.plan.fail.as_ref().filter(|(process, _)| *process == number) {
-            command.env("ELASTIC_FAIL", point);
-        }
+        match &self.plan.fail {
+            Some((Whom::Process(process), point)) if *process == number => command.env("ELASTIC_FAIL", point),
+            Some((Whom::TheFirstThere, point)) => {
+                command.env("ELASTIC_FAIL", point).env("ELASTIC_FAIL_ONCE", self.dir.path())
+            }
+            _ => &mut command,
+        };
         self.seats.lock().unwrap().insert(id, Seat::default());
         let child = command.spawn().unwrap();
         self.processes.push(Process { id, child, end: None, is_leaving: false, last_progress: (0, Instant::now()) });
@@ -277,7 +294,11 @@ impl Cluster {
             is_idle && self.status(i).is_some_and(|s| s.at.is_some())
         };
         let waiting: Vec<usize> = (0..self.processes.len()).filter(|i| idle(*i, &active, &learners)).collect();
-        learners.extend(waiting);
+        let (at_step, to) = self.plan.grow;
+        let has_come = (0..self.processes.len()).filter_map(|i| self.status(i)).any(|s| s.step.0 >= at_step);
+        let wanted = if has_come { to } else { self.plan.world };
+        let room = wanted.saturating_sub(active.len() + learners.len());
+        learners.extend(waiting.into_iter().take(room));
         if active.is_empty() && !is_finishing {
             // Nobody is left who knows more: what the others hold, from a checkpoint or from peers, is what there is.
             active.extend(learners.extract_if(.., |i| self.status(*i).is_some_and(|s| s.at.is_some())));
@@ -288,12 +309,9 @@ impl Cluster {
         if changed {
             self.publish_view(&active, &learners);
         }
-        let (at_step, to) = self.plan.grow;
-        let has_come = (0..self.processes.len()).filter_map(|i| self.status(i)).any(|s| s.step.0 >= at_step);
-        let wanted = if has_come { to } else { self.plan.world };
         let there = self.processes.iter().filter(|p| p.end.is_none() && !p.is_leaving).count();
         let are_leaving = self.processes.iter().any(|p| p.is_leaving);
-        if there < wanted && !is_finishing && !are_leaving {
+        if there < self.plan.world.max(to) && !is_finishing && !are_leaving {
             self.spawn();
         }
     }
