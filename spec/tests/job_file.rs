@@ -117,6 +117,15 @@ fn a_file_that_is_too_large_is_not_read() {
 }
 
 #[test]
+fn a_spec_that_no_store_would_take_is_refused() {
+    let text = VALID.replace("kind = \"mlp\"\nhidden = [32, 16]", "kind = \"own\"\nprogram = \"mine\"");
+    assert_eq!(parsed(&text, &[]).warnings, vec![]);
+    let notes = format!("params.notes = \"{}\"\n\n[data]", "x".repeat(600_000));
+    let mistakes = parse(&text.replace("[data]", &notes), &context(&[])).unwrap_err();
+    assert!(told(&mistakes).contains("at most 524288 can be stored"), "{:.200}", told(&mistakes));
+}
+
+#[test]
 fn columns_count_characters() {
     let mistakes = parse("\"ä\" = { ö = 1 }\nx = \"ü\" y\n", &context(&[])).unwrap_err();
     let places: Vec<_> = mistakes.iter().map(|mistake| (mistake.line(), mistake.column())).collect();

@@ -4,6 +4,7 @@
 
 use super::JobSpec;
 use super::mistake::{Mistake, Place};
+use crate::limits::SPEC_BYTES_MAX;
 
 /// What the text does not say itself.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,12 @@ pub fn parse(text: &str, context: &ParseContext) -> Result<Parsed, Vec<Mistake>>
     }
     // A line that is no TOML gives values that nobody wrote: about those nothing is said.
     mistakes.extend(resolved.wrong.into_iter().filter(|mistake| !document.broken.contains(&mistake.line())));
+    if let Some(bytes) = resolved.spec.as_ref().map(|spec| spec.canonical_json().len()).filter(|n| *n > SPEC_BYTES_MAX)
+    {
+        let message = format!("says too much: {bytes} bytes when resolved, at most {SPEC_BYTES_MAX} can be stored");
+        let place = Place::File(context.file.clone());
+        mistakes.push(Mistake { place, field: String::new(), message, suggestion: None });
+    }
     match resolved.spec {
         Some(spec) if mistakes.is_empty() => {
             let mut warnings = resolved.warnings;
