@@ -6,6 +6,8 @@ use elastic_spec::{Digest, Epoch, JobId, Round, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The whole state of a job after `step` updates.
+///
+/// Tensors may come in any order; a restored one has them as they lie in the file (see `docs/checkpoint-format.md`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
     pub step: Step,
