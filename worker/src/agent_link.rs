@@ -4,12 +4,12 @@
 //! means is the member's business.
 
 use crate::env::Env;
+use crate::stderr;
 use anyhow::{Context, Result};
 use bytes::BytesMut;
 use elastic_proto::framed::Framed;
 use elastic_spec::facts::{WorkerStatus, WorkerUp};
 use elastic_spec::view::{WorkerOrder, exit};
-use std::io::Write;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -40,9 +40,7 @@ impl AgentLink {
         let (wrote, written) = watch::channel(0);
         tokio::spawn(async move {
             let error = read(from_agent, order).await;
-            // The agent also read what is printed here: a log line would find its pipe broken, and the
-            // panic of the logger would end this task in place of the process.
-            let _ = writeln!(std::io::stderr(), "the agent is gone ({error}); its workers end with it");
+            stderr::say(format_args!("the agent is gone ({error}); its workers end with it"));
             std::process::exit(exit::ORPHANED);
         });
         // When writing ends, so does reading, and there it is answered.

@@ -3,6 +3,7 @@
 //! Off unless [`arm`] was given a list (from ELASTIC_FAIL); then a point costs one counter, else one load.
 //! `docs/fail-points.md` lists the points and the grammar.
 
+use crate::stderr;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -49,7 +50,7 @@ pub fn point(name: &str) {
     for point in armed.points.iter().filter(|p| p.name == name) {
         let passed = point.passed.fetch_add(1, Ordering::Relaxed) + 1;
         if passed == point.hit && armed.is_first(point) {
-            eprintln!("fail point {name}:{}: {:?}", point.hit, point.action);
+            stderr::say(format_args!("fail point {name}:{}: {:?}", point.hit, point.action));
             act(point.action);
         }
     }

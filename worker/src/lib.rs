@@ -11,7 +11,7 @@
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
 //! | [`sums`] | owned chunks, added up beside it |
 //! | [`publisher`], [`contents`], [`rows`] | checkpoints and the event log, written beside it |
-//! | [`fault`], [`fail`] | why it ends too soon, by itself or for a test |
+//! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
 mod env;
 mod boot;
@@ -28,6 +28,7 @@ mod contents;
 mod rows;
 mod fault;
 mod fail;
+mod stderr;
 #[cfg(test)]
 mod world;
 
@@ -74,12 +75,12 @@ pub fn main_with(
 }
 
 fn run(build: Builder) -> ExitCode {
-    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt().with_writer(|| stderr::Stderr).with_ansi(false).with_target(false).try_init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an event queue");
     let code = match prepare(&runtime) {
         Ok((env, agent)) => live(&runtime, env, agent, build),
         Err(fault) => {
-            eprintln!("worker: {fault}");
+            stderr::say(format_args!("worker: {fault}"));
             fault.exit_code()
         }
     };
@@ -104,7 +105,7 @@ fn live(runtime: &tokio::runtime::Runtime, env: Env, mut agent: AgentLink, build
         Ok(Leaving::Drained) => return exit::DRAINED,
         Err(fault) => fault,
     };
-    eprintln!("worker: {fault}");
+    stderr::say(format_args!("worker: {fault}"));
     runtime.block_on(agent.tell_last(|status| status.error = Some(fault.to_string())));
     fault.exit_code()
 }

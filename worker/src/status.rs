@@ -44,11 +44,16 @@ impl Speaker {
             return;
         }
         let contents = self.shared.job.contents(&state);
+        let (step, weights_sha256) = (contents.step, contents.weights_digest());
+        // Another's checkpoint may lie where this node cannot see it.
+        let there = elastic_checkpoint::list(checkpoints.dir()).unwrap_or_default();
+        let there = there.into_iter().find(|c| c.step == step && c.weights_sha256 == Some(weights_sha256));
+        let path = there.map_or_else(|| checkpoints.dir().to_path_buf(), |checkpoint| checkpoint.path);
         *published = Some(Published {
             round: state.round,
-            step: contents.step,
-            path: checkpoints.dir().display().to_string(),
-            weights_sha256: contents.weights_digest(),
+            step,
+            path: path.display().to_string(),
+            weights_sha256,
             state_sha256: contents.state_digest(),
         });
     }
