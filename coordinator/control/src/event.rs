@@ -7,14 +7,35 @@ use elastic_spec::{JobId, NodeId, Term, api, limits};
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The id and the secret are drawn by the shell, which also knows the run directory.
-    Submit { request: RequestId, submit: api::Submit, job: JobId, secret: Vec<u8>, run_dir: String, unix_ms: u64 },
-    Scale { request: RequestId, job: JobId, min: u16, max: u16 },
-    Drain { request: RequestId, node: NodeId },
-    Cancel { request: RequestId, job: JobId },
+    Submit {
+        request: RequestId,
+        submit: api::Submit,
+        job: JobId,
+        secret: Vec<u8>,
+        run_dir: String,
+        unix_ms: u64,
+    },
+    Scale {
+        request: RequestId,
+        job: JobId,
+        min: u16,
+        max: u16,
+    },
+    Drain {
+        request: RequestId,
+        node: NodeId,
+    },
+    Cancel {
+        request: RequestId,
+        job: JobId,
+    },
     /// All that a node knows, and the wall clock for what people read.
     Report(NodeReport, u64),
     /// A node's stream broke: evidence, not proof.
-    NodeLost { node: NodeId, incarnation: u64 },
+    NodeLost {
+        node: NodeId,
+        incarnation: u64,
+    },
     /// Time has passed; see [`crate::Machine::next_deadline`].
     Tick,
 }
@@ -144,4 +165,3 @@ impl Default for Config {
         }
     }
 }
-

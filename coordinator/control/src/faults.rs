@@ -2,9 +2,10 @@
 
 use crate::job::{Cluster, Job};
 use crate::note::{Cause, Note};
-use elastic_spec::api::JobState;
+use elastic_spec::api::{Fault, JobState};
 use elastic_spec::facts::{End, Phase, WorkerStatus};
 use elastic_spec::view::exit;
+use elastic_spec::{NodeId, WorkerId};
 
 /// Where the next attempt is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,7 @@ impl Job {
             self.drop_slot(index);
             return;
         }
-        let name = |f: &elastic_spec::api::Fault| format!("{} on {}: {}", f.worker, f.node, f.cause);
+        let name = |f: &Fault| format!("{} on {}: {}", f.worker, f.node, f.cause);
         let root = self.first_fault.as_ref().map(|(_, f)| name(f)).unwrap_or_default();
         let last = self.last_fault.as_ref().map(name).unwrap_or_default();
         let spent = self.spec.elastic.restarts;
@@ -131,7 +132,7 @@ impl Job {
     fn blame(&mut self, index: u16, cause: Cause, cluster: &mut Cluster) {
         let slot = self.slots.get(&index).expect("a fault is some slot's");
         let node = slot.node.clone();
-        let worker = slot.worker.as_ref().map_or(elastic_spec::WorkerId(0), |w| w.id);
+        let worker = slot.worker.as_ref().map_or(WorkerId(0), |w| w.id);
         let is_suspect = slot.worker.as_ref().is_some_and(|w| w.suspect_since.is_some());
         let is_user_error = matches!(cause, Cause::Error { code: exit::USER_ERROR, .. });
         // A suspicion was written down when it arose, and that was its time.
@@ -146,28 +147,22 @@ impl Job {
     }
 
     /// A worker says that all is done, whether it still runs or not.
-    pub(crate) fn finish(&mut self, status: &WorkerStatus, cluster: &mut Cluster) {
+    pub(crate) fn finish(&mut self, worker: WorkerId, status: &WorkerStatus, cluster: &mut Cluster) {
         assert_eq!(status.phase, Phase::Finished, "only a finished worker ends a job well");
         self.observe(cluster.now, status);
-        // The others' last words would be cut off by their slots' end.
-        let others: Vec<WorkerStatus> =
-            self.slots.values().filter_map(|s| s.worker.as_ref()?.status.clone()).collect();
-        let reason = format!("all {} steps are done", self.seen.steps_total.max(self.seen.step.0));
-        let is_known = others.iter().any(|s| s.address == status.address);
-        if !is_known {
-            self.keep_stalls(status);
+        let own = self.slots.values_mut().filter_map(|s| s.worker.as_mut()).find(|w| w.id == worker);
+        match own {
+            Some(own) => own.status = Some(status.clone()),
+            None => self.keep_stalls(status),
         }
+        let reason = format!("all {} steps are done", self.seen.steps_total.max(self.seen.step.0));
         self.end(JobState::Succeeded, reason, cluster);
     }
 
     /// The agent of a node was started again: what it ran is gone.
-    pub(crate) fn lose_node(&mut self, node: &elastic_spec::NodeId, cluster: &mut Cluster) {
-        let lost: Vec<u16> = self
-            .slots
-            .iter()
-            .filter(|(_, s)| s.node == *node && s.worker.is_some())
-            .map(|(index, _)| *index)
-            .collect();
+    pub(crate) fn lose_node(&mut self, node: &NodeId, cluster: &mut Cluster) {
+        let lost: Vec<u16> =
+            self.slots.iter().filter(|(_, s)| s.node == *node && s.worker.is_some()).map(|(index, _)| *index).collect();
         for index in lost {
             if self.slots.contains_key(&index) {
                 self.fault(index, Cause::AgentRestarted, After::Here, cluster);

@@ -93,6 +93,8 @@ pub(crate) struct Cluster<'a> {
     pub nodes: &'a mut BTreeMap<NodeId, Node>,
     /// Silence before this says nothing: the leader is new, or its own loop stood still.
     pub trusted_from: Millis,
+    /// Nobody is suspected of silence before.
+    pub grace_until: Millis,
     pub notes: &'a mut Vec<Note>,
 }
 
@@ -202,6 +204,7 @@ impl Job {
 
     pub fn set_state(&mut self, state: JobState, reason: String, cluster: &mut Cluster) {
         if self.state == state && !state.is_over() {
+            self.reason = reason;
             return;
         }
         self.is_changed = true;

@@ -8,23 +8,23 @@
 //!
 //! Views are not records. A new leader adopts the highest view that workers report and goes on from it.
 
-pub mod machine;
 mod event;
+pub mod machine;
 mod note;
 
-mod requests;
-mod observe;
-mod suspicion;
-mod faults;
 mod budget;
-mod members;
-mod views;
-pub mod shard_map;
+mod faults;
 mod leave;
+mod members;
+mod observe;
 mod placement;
-mod status;
-mod timers;
 mod record;
+mod requests;
+pub mod shard_map;
+mod status;
+mod suspicion;
+mod timers;
+mod views;
 
 mod job;
 mod node;

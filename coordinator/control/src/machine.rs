@@ -24,6 +24,8 @@ pub struct Machine {
     pub(crate) wall: (u64, Millis),
     /// Silence before this says nothing: the leader was new, or its loop stood still.
     pub(crate) trusted_from: Millis,
+    /// Nobody is suspected of silence before.
+    pub(crate) grace_until: Millis,
     pub(crate) next_seq: u64,
     /// A term above ours was seen: nothing is decided here any more.
     pub(crate) surpassed_by: Option<Term>,
@@ -51,9 +53,20 @@ impl Machine {
             }
         }
         let next_seq = jobs.values().map(|j: &Job| j.seq + 1).max().unwrap_or(0);
-        let wall = (0, now);
-        let machine =
-            Machine { term, config, jobs, nodes, now, wall, trusted_from: now, next_seq, surpassed_by: None };
+        // With no job before, there is nobody who might be heard late.
+        let grace_until = jobs.values().filter_map(|j: &Job| j.recovers_until).max().unwrap_or(now);
+        let machine = Machine {
+            term,
+            config,
+            jobs,
+            nodes,
+            now,
+            wall: (0, now),
+            trusted_from: now,
+            grace_until,
+            next_seq,
+            surpassed_by: None,
+        };
         (machine, mistakes)
     }
 
@@ -95,9 +108,10 @@ impl Machine {
         let has_workers = self.jobs.values().any(|j| !j.slots.is_empty());
         if gap > self.config.suspect_ms / 2 && has_workers {
             self.trusted_from = now;
+            self.grace_until = now.plus(self.config.leader_grace_ms);
             out.notes.push(Note::Gap { ms: gap });
             for job in self.jobs.values_mut().filter(|j| j.is_recovering(now)) {
-                job.recovers_until = Some(now.plus(self.config.leader_grace_ms));
+                job.recovers_until = Some(self.grace_until);
             }
         }
         self.now = now;
@@ -167,6 +181,7 @@ impl Machine {
             config: &self.config,
             nodes: &mut self.nodes,
             trusted_from: self.trusted_from,
+            grace_until: self.grace_until,
             notes: &mut out.notes,
         };
         (&mut self.jobs, cluster)

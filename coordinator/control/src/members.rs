@@ -100,7 +100,8 @@ impl Job {
             let status = worker.and_then(|w| w.status.as_ref());
             status.is_some_and(|s| s.published.as_ref().map(|p| p.round) >= s.at && s.at.is_some())
         };
-        let is_pausing = |m: &ViewMember| self.slot_of(m.worker).and_then(|(_, s)| s.fit()?.epoch()) == Some(view.epoch);
+        let is_pausing =
+            |m: &ViewMember| self.slot_of(m.worker).and_then(|(_, s)| s.fit()?.epoch()) == Some(view.epoch);
         let is_held = view.pace == Pace::Pause && leaves.iter().all(|m| is_pausing(m) && is_published(m));
         is_held || self.hand_over_is_overdue(cluster)
     }
@@ -125,17 +126,7 @@ impl Job {
         if self.has_begun && self.is_recovering(cluster.now) {
             return None;
         }
-        let ready = self.ready();
-        let placed = self.staying();
-        let all_are_ready = ready.len() == placed;
-        if let Some(most) = most_common_class(&ready) {
-            let odd: Vec<u16> = ready.iter().filter(|r| r.class != most).map(|r| r.slot).collect();
-            let is_time = all_are_ready || self.gather_since.is_some_and(|s| cluster.now.since(s) >= cluster.config.gather_ms);
-            if !odd.is_empty() && is_time {
-                odd.into_iter().for_each(|slot| self.keep_out(slot, most, cluster));
-                return None;
-            }
-        }
+        let (ready, all_are_ready) = self.ready_of_one_class(cluster);
         if ready.len() < usize::from(self.min) || ready.is_empty() {
             self.gather_since = None;
             return None;
@@ -159,6 +150,22 @@ impl Job {
         self.roll_back_to(highest, cluster);
         let pace = if active.len() < usize::from(self.min) { Pace::Pause } else { Pace::Run };
         Some(Wanted { pace, active, learners })
+    }
+
+    /// Those that could be active in a first view, and whether nobody else is still to come. Where classes
+    /// differ and it is time to begin, the smaller ones are kept out.
+    fn ready_of_one_class(&mut self, cluster: &mut Cluster) -> (Vec<Ready>, bool) {
+        let mut ready = self.ready();
+        let is_late = self.gather_since.is_some_and(|s| cluster.now.since(s) >= cluster.config.gather_ms);
+        let is_time = is_late || ready.len() == self.staying();
+        if let Some(most) = most_common_class(&ready) {
+            if is_time {
+                ready.iter().filter(|r| r.class != most).for_each(|r| self.keep_out(r.slot, most, cluster));
+            }
+            ready.retain(|r| r.class == most);
+        }
+        let all_are_ready = ready.len() == self.staying();
+        (ready, all_are_ready)
     }
 
     /// Those that could be active in a first view.

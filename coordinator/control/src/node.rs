@@ -37,7 +37,9 @@ pub(crate) enum Drain {
     /// The agent itself says so, for as long as it says so.
     Agent,
     /// A person said so: until the agent is started again.
-    Operator { incarnation: u64 },
+    Operator {
+        incarnation: u64,
+    },
 }
 
 /// Restarts that the node gave cause for, lately.

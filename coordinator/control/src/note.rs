@@ -11,21 +11,43 @@ use std::fmt;
 pub enum Cause {
     Ended(End),
     /// It ended, and said why before.
-    Error { code: i32, error: String },
-    Silent { ms: u64 },
+    Error {
+        code: i32,
+        error: String,
+    },
+    Silent {
+        ms: u64,
+    },
     /// Its node is silent.
-    NodeSilent { ms: u64 },
+    NodeSilent {
+        ms: u64,
+    },
     /// Its peers lost it and it was silent besides.
-    LinkLost { ms: u64 },
+    LinkLost {
+        ms: u64,
+    },
     /// Its agent was started again, so its process is gone.
     AgentRestarted,
-    Hung { ms: u64 },
+    Hung {
+        ms: u64,
+    },
+    /// It did nothing for long, although nobody is seen to wait.
+    StoodStill {
+        ms: u64,
+    },
     /// A learner that did not catch up.
-    Stuck { ms: u64 },
-    NeverSpoke { ms: u64 },
+    Stuck {
+        ms: u64,
+    },
+    NeverSpoke {
+        ms: u64,
+    },
     /// Its node speaks of it no more.
     Vanished,
-    Numerics { has: u64, job: u64 },
+    Numerics {
+        has: u64,
+        job: u64,
+    },
     /// As asked: drain, scale-down, the end of the job.
     Left,
 }
@@ -45,6 +67,7 @@ impl fmt::Display for Cause {
             Cause::LinkLost { ms } => write!(f, "lost by its peers and silent for {ms} ms"),
             Cause::AgentRestarted => write!(f, "its agent was started again"),
             Cause::Hung { ms } => write!(f, "no progress for {:.1} s while others waited", *ms as f64 / 1e3),
+            Cause::StoodStill { ms } => write!(f, "no progress for {:.1} s", *ms as f64 / 1e3),
             Cause::Stuck { ms } => write!(f, "did not catch up: no progress for {:.1} s", *ms as f64 / 1e3),
             Cause::NeverSpoke { ms } => write!(f, "did not become ready: no progress for {:.1} s", *ms as f64 / 1e3),
             Cause::Vanished => write!(f, "its node knows nothing of it any more"),
@@ -69,43 +92,139 @@ pub enum Level {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    NodeJoined { node: NodeId, slots: u16 },
-    AgentRestarted { node: NodeId },
-    NodeSilent { node: NodeId, ms: u64 },
-    NodeBack { node: NodeId },
-    NodeForgotten { node: NodeId },
+    NodeJoined {
+        node: NodeId,
+        slots: u16,
+    },
+    AgentRestarted {
+        node: NodeId,
+    },
+    NodeSilent {
+        node: NodeId,
+        ms: u64,
+    },
+    NodeBack {
+        node: NodeId,
+    },
+    NodeForgotten {
+        node: NodeId,
+    },
     /// There are too many nodes already.
-    NodeTurnedAway { node: NodeId },
-    NodeDrains { node: NodeId },
-    Submitted { job: JobId, min: u16, max: u16 },
-    Scaled { job: JobId, min: u16, max: u16 },
+    NodeTurnedAway {
+        node: NodeId,
+    },
+    NodeDrains {
+        node: NodeId,
+    },
+    Submitted {
+        job: JobId,
+        min: u16,
+        max: u16,
+    },
+    Scaled {
+        job: JobId,
+        min: u16,
+        max: u16,
+    },
     /// A process is wanted.
-    Placed { job: JobId, slot: u16, attempt: u32, node: NodeId },
+    Placed {
+        job: JobId,
+        slot: u16,
+        attempt: u32,
+        node: NodeId,
+    },
     /// A process of an earlier leader's is kept.
-    SlotAdopted { job: JobId, slot: u16, attempt: u32, node: NodeId },
+    SlotAdopted {
+        job: JobId,
+        slot: u16,
+        attempt: u32,
+        node: NodeId,
+    },
     /// A process is asked to leave.
-    Leaves { job: JobId, slot: u16, node: NodeId, why: &'static str },
+    Leaves {
+        job: JobId,
+        slot: u16,
+        node: NodeId,
+        why: &'static str,
+    },
     /// A slot is given up; the process in it, if any, is stopped.
-    Freed { job: JobId, slot: u16, node: NodeId, why: String },
+    Freed {
+        job: JobId,
+        slot: u16,
+        node: NodeId,
+        why: String,
+    },
     /// A process fits this slot's attempt.
-    Started { job: JobId, slot: u16, node: NodeId, worker: WorkerId },
-    KeptOut { job: JobId, node: NodeId, worker: WorkerId, cause: Cause },
+    Started {
+        job: JobId,
+        slot: u16,
+        node: NodeId,
+        worker: WorkerId,
+    },
+    KeptOut {
+        job: JobId,
+        node: NodeId,
+        worker: WorkerId,
+        cause: Cause,
+    },
     View(ViewNote),
-    ViewAdopted { job: JobId, epoch: Epoch },
-    Evicted { job: JobId, worker: WorkerId, node: NodeId, cause: Cause },
+    ViewAdopted {
+        job: JobId,
+        epoch: Epoch,
+    },
+    Evicted {
+        job: JobId,
+        worker: WorkerId,
+        node: NodeId,
+        cause: Cause,
+    },
     /// A suspect is heard again.
-    Returned { job: JobId, worker: WorkerId, node: NodeId },
-    Fault { job: JobId, worker: WorkerId, node: NodeId, cause: Cause },
+    Returned {
+        job: JobId,
+        worker: WorkerId,
+        node: NodeId,
+    },
+    Fault {
+        job: JobId,
+        worker: WorkerId,
+        node: NodeId,
+        cause: Cause,
+    },
     /// A slot is started again after a fault.
-    Restart { job: JobId, slot: u16, attempt: u32, node: NodeId, in_ms: u64, left: u32 },
+    Restart {
+        job: JobId,
+        slot: u16,
+        attempt: u32,
+        node: NodeId,
+        in_ms: u64,
+        left: u32,
+    },
     /// A process is started anew to take up a newer checkpoint than it holds; not a fault.
-    Refreshed { job: JobId, slot: u16, attempt: u32, node: NodeId, round: Round },
+    Refreshed {
+        job: JobId,
+        slot: u16,
+        attempt: u32,
+        node: NodeId,
+        round: Round,
+    },
     /// No restart is left, but the job has enough workers to go on; progress gives restarts back.
-    GoesOnWithout { job: JobId, slot: u16 },
-    State { job: JobId, state: JobState, reason: String },
+    GoesOnWithout {
+        job: JobId,
+        slot: u16,
+    },
+    State {
+        job: JobId,
+        state: JobState,
+        reason: String,
+    },
     /// Our own loop stood still: nobody's silence counts.
-    Gap { ms: u64 },
-    StandDown { ours: Term, seen: Term },
+    Gap {
+        ms: u64,
+    },
+    StandDown {
+        ours: Term,
+        seen: Term,
+    },
 }
 
 /// A view was made.

@@ -4,7 +4,7 @@ use crate::event::Effects;
 use crate::faults::After;
 use crate::job::{Cluster, Job};
 use crate::machine::Machine;
-use crate::node::Node;
+use crate::node::{Drain, Node};
 use crate::note::{Cause, Note};
 use crate::slot::{Slot, Worker};
 use elastic_spec::facts::{NodeReport, Phase, Process, WorkerReport, WorkerStatus};
@@ -55,7 +55,7 @@ impl Machine {
             // What was said meanwhile may not have arrived.
             node.told = None;
         }
-        node.is_changed |= was_drain != node.drain && !matches!(was_drain, crate::node::Drain::Agent);
+        node.is_changed |= was_drain != node.drain && matches!(was_drain, Drain::Operator { .. });
         let id = || report.node.clone();
         match (was_known, is_restarted, was_silent) {
             (false, _, _) => out.notes.push(Note::NodeJoined { node: id(), slots: report.slots }),
@@ -93,7 +93,7 @@ impl Job {
     fn observe_worker(&mut self, node: &NodeId, report: &WorkerReport, cluster: &mut Cluster) {
         let status = status_of(&report.process);
         if let Some(status) = status.filter(|s| s.phase == Phase::Finished) {
-            return self.finish(status, cluster);
+            return self.finish(report.worker, status, cluster);
         }
         self.unheard.remove(&report.worker);
         self.adopt_slot(node, report, cluster);
@@ -131,6 +131,9 @@ impl Job {
             None => self.is_recovering(cluster.now),
         };
         if !is_ours {
+            // Asked for by an earlier leader, and over: its number is not used again.
+            let highest = self.attempts.entry(report.slot).or_insert(report.attempt);
+            *highest = report.attempt.max(*highest);
             return;
         }
         // The record may be ahead of the process: then its end was charged, and its successor is due.

@@ -32,8 +32,7 @@ pub fn segments(map: &[WorkerId], worker: WorkerId) -> usize {
 /// the least loaded.
 fn spread_the_lost(previous: &[WorkerId], survivors: &[WorkerId], load_max: usize) -> Vec<WorkerId> {
     let mut loads: BTreeMap<WorkerId, usize> = survivors.iter().map(|w| (*w, 0)).collect();
-    let mut owners: Vec<Option<WorkerId>> =
-        previous.iter().map(|w| loads.contains_key(w).then_some(*w)).collect();
+    let mut owners: Vec<Option<WorkerId>> = previous.iter().map(|w| loads.contains_key(w).then_some(*w)).collect();
     for owner in owners.iter().flatten() {
         *loads.get_mut(owner).expect("only survivors are left") += 1;
     }

@@ -23,9 +23,13 @@ pub(crate) struct Slot {
 pub(crate) enum Leave {
     No,
     /// It shall go, but still holds what others need.
-    HandsOver { since: Millis },
+    HandsOver {
+        since: Millis,
+    },
     /// It was told to go.
-    Told { since: Millis },
+    Told {
+        since: Millis,
+    },
 }
 
 #[derive(Debug)]

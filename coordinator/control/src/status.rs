@@ -82,9 +82,13 @@ impl Machine {
     }
 
     fn reason(&self, now: Millis, job: &Job) -> String {
-        let has_members = job.view.as_ref().is_some_and(|v| v.world_size() > 0 && job.fit().any(|(_, _, w)| job.is_active(w.id)));
-        if !job.is_live() || has_members {
+        let has_members =
+            job.view.as_ref().is_some_and(|v| v.world_size() > 0 && job.fit().any(|(_, _, w)| job.is_active(w.id)));
+        if !job.is_live() {
             return job.reason.clone();
+        }
+        if let Some((_, reason)) = job.state_by_view().filter(|_| has_members) {
+            return reason;
         }
         if job.is_recovering(now) {
             return "the coordinator is new and hears what runs".to_string();
@@ -98,6 +102,7 @@ impl Machine {
             config: &self.config,
             nodes: &mut nodes,
             trusted_from: self.trusted_from,
+            grace_until: self.grace_until,
             notes: &mut Vec::new(),
         };
         let why = placement::why_it_waits(job, &self.jobs, &cluster);

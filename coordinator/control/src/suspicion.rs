@@ -1,9 +1,9 @@
 //! Decides who is no longer to be counted on although nobody saw it end: the silent and the hanging.
 //!
 //! Suspicion is cheap: what a suspect still sends counts, and it comes back as a learner. So it is fast,
-//! and faster with evidence (a broken link or stream). Three things speak against it: that nothing was
-//! heard of the whole node since our own loop last ran steadily, that the node's first report as seen by
-//! a new leader is still out, and that rounds go on which need each active member.
+//! and faster with evidence (a broken link or stream). Two things speak against it: that this leader is
+//! new or its own loop stood still, so that what it missed proves nothing; and that rounds go on, which
+//! need each active member.
 
 use crate::faults::After;
 use crate::job::{Cluster, Job};
@@ -39,11 +39,15 @@ impl Job {
     }
 
     fn suspect_silent(&mut self, cluster: &mut Cluster) {
+        if cluster.now < cluster.grace_until {
+            return;
+        }
         let silent: Vec<(u16, Cause)> = self
             .fit()
             .filter_map(|(index, slot, worker)| {
                 let ms = cluster.silence(self, worker);
-                (ms > self.patience(slot, worker, cluster)).then(|| (index, self.cause_of_silence(slot, worker, cluster)))
+                (ms > self.patience(slot, worker, cluster))
+                    .then(|| (index, self.cause_of_silence(slot, worker, cluster)))
             })
             .collect();
         for (index, cause) in silent {
@@ -58,11 +62,8 @@ impl Job {
 
     /// How long this worker may be silent.
     fn patience(&self, slot: &Slot, worker: &Worker, cluster: &Cluster) -> u64 {
-        let Some(node) = cluster.nodes.get(&slot.node) else { return 0 };
-        if node.heard <= cluster.trusted_from {
-            return cluster.config.leader_grace_ms;
-        }
-        match node.is_cut || self.is_lost_by_peers(worker.id) {
+        let is_cut = cluster.nodes.get(&slot.node).is_some_and(|n| n.is_cut);
+        match is_cut || self.is_lost_by_peers(worker.id) {
             true => cluster.config.suspect_with_evidence_ms,
             false => cluster.config.suspect_ms,
         }
@@ -70,7 +71,8 @@ impl Job {
 
     fn is_lost_by_peers(&self, worker: WorkerId) -> bool {
         let epoch = self.view.as_ref().map(|v| v.epoch);
-        let statuses = self.fit().filter_map(|(_, _, w)| w.status.as_ref().filter(|_| w.id != worker && w.epoch() == epoch));
+        let statuses =
+            self.fit().filter_map(|(_, _, w)| w.status.as_ref().filter(|_| w.id != worker && w.epoch() == epoch));
         epoch.is_some() && statuses.into_iter().any(|s| s.lost_peers.contains(&worker))
     }
 
@@ -91,7 +93,9 @@ impl Job {
         for worker in out {
             self.unheard.remove(&worker);
             let member = self.view.as_ref().and_then(|v| v.member(worker));
-            let Some(node) = member.map(|m| m.node.clone()).filter(|_| self.slot_of(worker).is_none()) else { continue };
+            let Some(node) = member.map(|m| m.node.clone()).filter(|_| self.slot_of(worker).is_none()) else {
+                continue;
+            };
             let cause = Cause::NodeSilent { ms: cluster.now.since(cluster.trusted_from) };
             self.remember_fault(&node, worker, cause.to_string(), cluster);
             cluster.note(Note::Evicted { job: self.id.clone(), worker, node, cause });
@@ -122,7 +126,7 @@ impl Job {
             .map(|(index, _)| *index)
             .collect();
         for index in long {
-            let Some(slot) = self.slots.get(&index) else { continue };
+            let Some(slot) = self.slots.get(&index).filter(|_| self.is_live()) else { continue };
             let is_node_silent = cluster.nodes.get(&slot.node).is_none_or(|n| n.is_silent);
             match &slot.worker {
                 None => self.free(index, "its node is gone".to_string(), cluster),
@@ -151,6 +155,9 @@ impl Job {
             })
             .collect();
         for (index, cause) in stuck {
+            if !self.is_live() {
+                return;
+            }
             self.fault(index, cause, After::HereAtOnce, cluster);
         }
     }
@@ -158,8 +165,14 @@ impl Job {
     /// The watchdog for those who beat but do not work.
     fn evict_hanging(&mut self, cluster: &mut Cluster) {
         for (worker, ms) in self.hanging(cluster) {
+            if !self.is_live() {
+                return;
+            }
             let Some((index, _)) = self.slot_of(worker) else { continue };
-            self.fault(index, Cause::Hung { ms }, After::HereAtOnce, cluster);
+            let is_waited_for =
+                self.fit().any(|(_, _, w)| w.status.as_ref().is_some_and(|s| s.waiting_on.contains(&worker)));
+            let cause = if is_waited_for { Cause::Hung { ms } } else { Cause::StoodStill { ms } };
+            self.fault(index, cause, After::HereAtOnce, cluster);
         }
     }
 
@@ -169,7 +182,7 @@ impl Job {
     /// is the one; if all wait for each other (a link that carries nothing one way), the most named of
     /// them goes, and of those the highest rank, one at a time.
     fn hanging(&self, cluster: &Cluster) -> Vec<(WorkerId, u64)> {
-        let Some(view) = self.view.as_ref().filter(|v| v.pace == Pace::Run) else { return Vec::new() };
+        let Some(view) = &self.view else { return Vec::new() };
         let mut still: BTreeMap<WorkerId, u64> = BTreeMap::new();
         let mut named: BTreeMap<WorkerId, usize> = BTreeMap::new();
         let mut waits: Vec<WorkerId> = Vec::new();
@@ -177,45 +190,39 @@ impl Job {
         for (_, _, worker) in self.fit() {
             let Some(status) = &worker.status else { continue };
             step_us = step_us.max(status.metrics.map_or(0, |m| m.step_us));
+            let from = worker.progressed.max(cluster.trusted_from).max(self.view_since);
+            let ms = cluster.now.since(from);
+            let is_fetching = worker.epoch() == Some(view.epoch) && !self.is_active(worker.id);
+            // A learner that gets nothing from a member names it, also while the job is paused.
+            let is_starved = is_fetching && ms > cluster.config.hang_ms_min;
+            status.waiting_on.iter().filter(|_| is_starved).for_each(|w| *named.entry(*w).or_default() += 1);
             if !self.is_active(worker.id) || worker.epoch() != Some(view.epoch) || worker.phase() == Phase::Finished {
                 continue;
             }
-            let from = worker.progressed.max(cluster.trusted_from).max(self.view_since);
-            still.insert(worker.id, cluster.now.since(from));
+            still.insert(worker.id, ms);
             status.waiting_on.iter().for_each(|w| *named.entry(*w).or_default() += 1);
             if !status.waiting_on.is_empty() {
                 waits.push(worker.id);
             }
         }
         let pace = (step_us / 1_000).saturating_mul(cluster.config.hang_steps).max(cluster.config.hang_ms_min);
-        let blind = pace.max(cluster.config.hang_blind_ms);
-        let limit = if step_us == 0 || waits.is_empty() { blind } else { pace };
-        // While anybody gets on, or cannot be judged, the round is not stuck.
-        let is_stuck = still.len() == view.world_size() as usize && still.values().all(|ms| *ms > limit);
-        if !is_stuck {
-            return self.named_and_still(&still, &named, limit);
+        let is_blind = step_us == 0 || named.is_empty();
+        let limit = if is_blind { pace.max(cluster.config.hang_blind_ms) } else { pace };
+        let hanging = |w: &WorkerId| still.get(w).is_some_and(|ms| *ms > limit);
+        let found = |those: Vec<WorkerId>| those.into_iter().map(|w| (w, still[&w])).collect::<Vec<_>>();
+        let idle: Vec<WorkerId> = still.keys().copied().filter(|w| hanging(w) && !waits.contains(w)).collect();
+        let blamed: Vec<WorkerId> = idle.iter().copied().filter(|w| named.contains_key(w)).collect();
+        if !blamed.is_empty() {
+            return found(blamed);
         }
-        let idle: Vec<_> = still.iter().filter(|(w, _)| !waits.contains(w)).map(|(w, ms)| (*w, *ms)).collect();
-        if !idle.is_empty() {
-            return idle;
+        // In a pause nobody works. While anybody gets on, or cannot be judged, the round is not stuck.
+        if view.pace == Pace::Pause || still.len() != view.world_size() as usize || !still.keys().all(hanging) {
+            return Vec::new();
         }
-        let rank = |w: &WorkerId| view.rank_of(*w);
-        let worst = still.iter().max_by_key(|(w, _)| (named.get(w).copied().unwrap_or(0), rank(w)));
-        worst.map(|(w, ms)| (*w, *ms)).into_iter().collect()
-    }
-
-    /// Somebody else still shows progress (a data loader, say), but this one is waited for and does nothing.
-    fn named_and_still(
-        &self,
-        still: &BTreeMap<WorkerId, u64>,
-        named: &BTreeMap<WorkerId, usize>,
-        limit: u64,
-    ) -> Vec<(WorkerId, u64)> {
-        let is_idle = |w: &WorkerId| {
-            let status = self.slot_of(*w).and_then(|(_, slot)| slot.worker.as_ref()?.status.as_ref());
-            status.is_some_and(|s| s.waiting_on.is_empty())
-        };
-        let hanging = still.iter().filter(|(w, ms)| **ms > limit && named.contains_key(w) && is_idle(w));
-        hanging.map(|(w, ms)| (*w, *ms)).collect()
+        let worst = named.iter().filter(|(w, _)| still.contains_key(w)).max_by_key(|(w, n)| (**n, view.rank_of(**w)));
+        match worst {
+            Some((worker, _)) => found(vec![*worker]),
+            None => found(idle),
+        }
     }
 }

@@ -25,6 +25,8 @@ pub enum Timer {
     /// A worker has been silent long enough to be suspected, without and with evidence, or replaced.
     Silence(JobId, WorkerId),
     NodeSilence(NodeId),
+    /// Silence counts again, after the leader was new or stood still.
+    Grace,
 }
 
 impl Machine {
@@ -47,6 +49,7 @@ impl Machine {
             let at = node.heard.max(self.trusted_from).plus(config.suspect_ms + 1);
             all.push((at, Timer::NodeSilence(node.id.clone())));
         }
+        all.push((self.grace_until, Timer::Grace));
         if self.jobs.values().any(|j| j.is_live()) {
             all.push((self.now.plus(config.suspect_ms / 4), Timer::Pace));
         }
@@ -61,7 +64,7 @@ impl Machine {
         let alive = if job.is_active(worker.id) { job.seen.all_alive } else { Millis(0) };
         let from = worker.heard.max(self.trusted_from).max(alive);
         let config = &self.config;
-        let limits = [config.suspect_with_evidence_ms, config.suspect_ms, config.leader_grace_ms, config.replace_ms];
+        let limits = [config.suspect_with_evidence_ms, config.suspect_ms, config.replace_ms];
         all.extend(limits.map(|ms| (from.plus(ms + 1), Timer::Silence(job.id.clone(), worker.id))));
     }
 }

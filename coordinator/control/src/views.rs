@@ -119,9 +119,19 @@ impl Job {
 
     /// The state that follows from the view in force.
     fn name_state(&mut self, cluster: &mut Cluster) {
-        let Some(view) = &self.view else { return };
-        let (state, reason) = match (view.pace, view.world_size()) {
+        if let Some((state, reason)) = self.state_by_view() {
+            self.set_state(state, reason, cluster);
+        }
+    }
+
+    pub(crate) fn state_by_view(&self) -> Option<(JobState, String)> {
+        let view = self.view.as_ref()?;
+        let learners = view.members.len() - usize::from(view.world_size());
+        Some(match (view.pace, view.world_size()) {
             (_, 0) => (JobState::Paused, "its last worker has left".to_string()),
+            (Pace::Run, world) if learners > 0 => {
+                (JobState::Running, format!("{world} of at most {} workers, {learners} more catch up", self.max))
+            }
             (Pace::Run, world) => (JobState::Running, format!("{world} of at most {} workers", self.max)),
             (Pace::Pause, _) if self.is_handing_over() => {
                 (JobState::Paused, "its last worker leaves and publishes what it holds".to_string())
@@ -129,8 +139,7 @@ impl Job {
             (Pace::Pause, world) => {
                 (JobState::Paused, format!("has {world} of min_workers = {}; its state is held", self.min))
             }
-        };
-        self.set_state(state, reason, cluster);
+        })
     }
 
     fn is_handing_over(&self) -> bool {
@@ -140,7 +149,7 @@ impl Job {
     /// Nobody is there who could be in a view.
     fn note_standstill(&mut self, cluster: &mut Cluster) {
         if self.has_begun && !self.is_recovering(cluster.now) {
-            let reason = format!("has none of min_workers = {}: all were lost or have left", self.min);
+            let reason = format!("has none of min_workers = {}", self.min);
             self.set_state(JobState::Paused, reason, cluster);
         }
     }

@@ -32,10 +32,10 @@ struct Room {
 }
 
 pub(crate) fn place(jobs: &mut BTreeMap<JobId, Job>, cluster: &mut Cluster) {
-    let mut queue: Vec<(u64, JobId)> =
-        jobs.values().filter(|j| j.is_live()).map(|j| (j.seq, j.id.clone())).collect();
+    let mut queue: Vec<(u64, JobId)> = jobs.values().filter(|j| j.is_live()).map(|j| (j.seq, j.id.clone())).collect();
     queue.sort();
     let queue: Vec<JobId> = queue.into_iter().map(|(_, id)| id).collect();
+    shrink_to_nodes(jobs, &queue, cluster);
     let mut room = Room::new(jobs, cluster);
     let claims: Vec<Claim> = queue.iter().map(|id| jobs[id].claim(cluster)).collect();
     let shares: BTreeMap<JobId, usize> = queue.iter().cloned().zip(share(&claims, room.total)).collect();
@@ -52,7 +52,8 @@ pub(crate) fn why_it_waits(job: &Job, jobs: &BTreeMap<JobId, Job>, cluster: &Clu
     let min = usize::from(job.min);
     let staying = job.staying();
     let unfit = job.unfit.len();
-    let other_bits = if unfit > 0 { format!("; {unfit} nodes compute other bits and are left out") } else { String::new() };
+    let other_bits =
+        if unfit > 0 { format!("; {unfit} nodes compute other bits and are left out") } else { String::new() };
     let capable: usize = job.fit_nodes(cluster).map(|n| usize::from(n.slots)).sum();
     if staying >= min {
         let ready = job.fit().filter(|(_, slot, w)| !slot.is_leaving() && w.is_up()).count();
@@ -109,6 +110,28 @@ fn is_quarantined(node: &Node, cluster: &Cluster) -> bool {
     least.is_some_and(|least| strikes(node) >= least + cluster.config.quarantine_strikes)
 }
 
+/// A node may come back with fewer slots than it had: the newest jobs lose theirs first.
+fn shrink_to_nodes(jobs: &mut BTreeMap<JobId, Job>, queue: &[JobId], cluster: &mut Cluster) {
+    let sizes: Vec<(NodeId, usize)> =
+        cluster.nodes.values().filter(|n| n.is_known()).map(|n| (n.id.clone(), usize::from(n.slots))).collect();
+    for (node, slots) in sizes {
+        let on_node = |job: &Job| job.slots.values().filter(|s| s.node == node).count();
+        let held: usize = queue.iter().map(|id| on_node(&jobs[id])).sum();
+        let mut surplus = held.saturating_sub(slots);
+        for id in queue.iter().rev() {
+            let job = jobs.get_mut(id).expect("it is in the queue");
+            let staying = job.slots.iter().filter(|(_, s)| s.node == node && !s.is_leaving());
+            let mut those: Vec<(Dispensable, u16)> =
+                staying.map(|(index, slot)| (job.dispensable(*index, slot, cluster), *index)).collect();
+            those.sort();
+            for (_, index) in those.into_iter().take(surplus) {
+                job.let_go(index, "its node has fewer slots than before", cluster);
+                surplus -= 1;
+            }
+        }
+    }
+}
+
 /// Lets workers go where a job is above its maximum, or above its share while another is short of its own.
 fn give_back(
     jobs: &mut BTreeMap<JobId, Job>,
@@ -147,9 +170,10 @@ impl Job {
 
     /// Nodes that may run this job at all.
     fn fit_nodes<'a>(&'a self, cluster: &'a Cluster) -> impl Iterator<Item = &'a Node> {
-        cluster.nodes.values().filter(|n| {
-            n.is_usable() && self.unfit.get(&n.id) != Some(&n.incarnation) && !is_quarantined(n, cluster)
-        })
+        cluster
+            .nodes
+            .values()
+            .filter(|n| n.is_usable() && self.unfit.get(&n.id) != Some(&n.incarnation) && !is_quarantined(n, cluster))
     }
 
     fn grow(&mut self, share: usize, room: &mut Room, cluster: &mut Cluster) {
@@ -199,7 +223,8 @@ impl Job {
 
     fn let_go_of_one(&mut self, why: &'static str, cluster: &mut Cluster) {
         let staying = self.slots.iter().filter(|(_, slot)| !slot.is_leaving());
-        let least = staying.min_by_key(|(index, slot)| self.dispensable(**index, slot, cluster)).map(|(index, _)| *index);
+        let least =
+            staying.min_by_key(|(index, slot)| self.dispensable(**index, slot, cluster)).map(|(index, _)| *index);
         if let Some(index) = least {
             self.let_go(index, why, cluster);
         }
