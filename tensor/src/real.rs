@@ -162,7 +162,7 @@ const LANES: usize = 16;
 fn fold<F: Real>(mut lanes: [F; LANES]) -> F {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
-            lanes[i] = lanes[i] + lanes[i + half];
+            lanes[i] += lanes[i + half];
         }
     }
     lanes[0]

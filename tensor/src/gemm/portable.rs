@@ -1,4 +1,5 @@
-//! The tile of `gemm` for any machine: `mul_add` is fused everywhere, in software where the hardware cannot.
+//! The tile of `gemm` for any machine: the multiply-add is fused everywhere, in (slow) software where the
+//! compiler may not assume the instruction.
 
 use super::{Start, Tile};
 
@@ -14,11 +15,20 @@ pub(super) fn run(tile: Tile<'_>) {
         let b: &[f32; 16] = b[p * b_stride..][..16].try_into().expect("sixteen columns");
         for (x, row) in a[p * rows..][..rows].iter().zip(&mut sums) {
             for (sum, b) in row.iter_mut().zip(b) {
-                *sum = x.mul_add(*b, *sum);
+                *sum = fused(*x, *b, *sum);
             }
         }
     }
     for (r, row) in sums.iter().take(rows).enumerate() {
         c[r * c_stride..][..16].copy_from_slice(row);
+    }
+}
+
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    match cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        true => a.mul_add(b, c),
+        // `mul_add` would call the platform's libm here.
+        false => libm::fmaf(a, b, c),
     }
 }

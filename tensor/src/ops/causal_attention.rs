@@ -70,7 +70,7 @@ impl Rule for CausalAttention {
     fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
         expect_axes(x, 0, "the input", "sample, token, 3·channel")?;
         let shape = &x[0].shape;
-        if self.heads == 0 || shape[2] % (3 * self.heads) != 0 {
+        if self.heads == 0 || !shape[2].is_multiple_of(3 * self.heads) {
             return Err(format!("axis 2 of the input {} must divide into q, k, v of {} heads", x[0], self.heads));
         }
         let out = Type::float(&[shape[0], shape[1], shape[2] / 3]);
