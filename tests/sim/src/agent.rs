@@ -103,10 +103,7 @@ impl World {
             self.counts.wants_dropped += u64::from(is_old);
             return;
         }
-        me.seen = me.seen.max(Epoch { term: want.term, gen_: elastic_spec::Gen(0) });
-        for view in want.jobs.iter().filter_map(|j| j.view.as_ref()) {
-            me.seen = me.seen.max(view.epoch);
-        }
+        me.seen = Epoch { term: want.term, gen_: elastic_spec::Gen(want.revision) };
         me.ended.retain(|r| !want.acknowledged.contains(&r.worker));
         me.want = Some(want);
         self.converge(node);
@@ -162,6 +159,7 @@ impl World {
     pub(crate) fn end(&mut self, worker: WorkerId, end: End) {
         let Some(status) = self.processes.contains_key(&worker).then(|| self.status_of(worker)) else { return };
         let process = self.processes.remove(&worker).expect("just seen");
+        self.note_tally(process.member.status().tally);
         self.trace(|| format!("{worker} ended: {end:?}"));
         self.links_break(worker);
         let node = process.node;
@@ -187,7 +185,9 @@ impl World {
         me.slots_run.clear();
         me.ended.clear();
         for worker in workers {
-            self.processes.remove(&worker);
+            if let Some(process) = self.processes.remove(&worker) {
+                self.note_tally(process.member.status().tally);
+            }
             self.links_break(worker);
         }
         if self.chance.permille(700) {

@@ -13,6 +13,8 @@ pub enum Fault {
     StopWorker,
     SpinTrainer,
     CrashLeader,
+    /// The leader dies in the n-th change that concerns several nodes, when half of them were told.
+    CrashLeaderAfter(u64),
     StopLeader,
     BreakLink,
     CutPair,
@@ -32,7 +34,8 @@ impl World {
                 8..=9 => Fault::LoseNode,
                 10..=11 => Fault::StopWorker,
                 12 => Fault::SpinTrainer,
-                13..=14 => Fault::CrashLeader,
+                13 => Fault::CrashLeader,
+                14 => Fault::CrashLeaderAfter(self.chance.between(1, 3)),
                 15 => Fault::StopLeader,
                 16 => Fault::BreakLink,
                 17 => Fault::CutPair,
@@ -43,6 +46,12 @@ impl World {
             let when = self.chance.between(0, span);
             self.at(when, Happening::Strike(fault));
         }
+    }
+
+    pub(crate) fn crash_leader(&mut self) {
+        self.leaders.pop();
+        let back = self.chance.between(10_000, 4_000_000);
+        self.at(back, Happening::NewLeader);
     }
 
     pub(crate) fn strike(&mut self, fault: Fault) {
@@ -58,7 +67,8 @@ impl World {
             .or_default() += 1;
         match (fault, worker, node) {
             // The oracle knows no hangs and never dies.
-            (Fault::SpinTrainer | Fault::CrashLeader | Fault::StopLeader, _, _) if self.oracle.is_some() => {}
+            (Fault::SpinTrainer | Fault::CrashLeader | Fault::CrashLeaderAfter(_) | Fault::StopLeader, _, _)
+                if self.oracle.is_some() => {}
             (Fault::KillWorker, Some(worker), _) => self.end(worker, End::Signal(9)),
             (Fault::KillOwner(frames), _, _) => self.kill_after_reduced = Some(frames),
             (Fault::LoseNode, _, Some(node)) => {
@@ -77,11 +87,8 @@ impl World {
                     process.hangs = true;
                 }
             }
-            (Fault::CrashLeader, _, _) => {
-                self.leaders.pop();
-                let back = self.chance.between(10_000, 4_000_000);
-                self.at(back, Happening::NewLeader);
-            }
+            (Fault::CrashLeader, _, _) => self.crash_leader(),
+            (Fault::CrashLeaderAfter(orders), _, _) => self.crash_after_orders = Some(orders),
             (Fault::StopLeader, _, _) => {
                 let for_us = self.chance.between(10_000, 4_000_000);
                 let succeeded = self.chance.permille(500);

@@ -140,6 +140,7 @@ pub struct World {
     /// Pairs of workers between which nothing passes until then.
     pub cuts: BTreeMap<(WorkerId, WorkerId), u64>,
     pub kill_after_reduced: Option<u64>,
+    pub crash_after_orders: Option<u64>,
     /// State hashes of the undisturbed run, by round.
     pub reference: Vec<u64>,
     pub counts: Counts,
@@ -195,6 +196,7 @@ impl World {
             disk: BTreeMap::new(),
             cuts: BTreeMap::new(),
             kill_after_reduced: None,
+            crash_after_orders: None,
             reference: undisturbed(&config),
             config,
             counts: Counts { runs: 1, ..Counts::default() },
@@ -203,6 +205,9 @@ impl World {
             fingerprint: seed,
         };
         (0..nodes).for_each(|_| world.add_node());
+        while world.nodes.iter().map(|n| n.slots).sum::<u16>() < min_workers {
+            world.add_node();
+        }
         world
     }
 
@@ -252,7 +257,7 @@ impl World {
         }
     }
 
-    fn note_tally(&mut self, tally: elastic_member::Tally) {
+    pub(crate) fn note_tally(&mut self, tally: elastic_member::Tally) {
         self.counts.late_segments += tally.late_segments;
         self.counts.past_the_log += tally.past_the_log;
     }
@@ -279,12 +284,7 @@ impl World {
                 }
             }
             Happening::OrderArrives(id, order) => self.order(id, *order),
-            Happening::Ended(id, end) => {
-                if let Some(process) = self.processes.get(&id) {
-                    self.note_tally(process.member.status().tally);
-                }
-                self.end(id, end);
-            }
+            Happening::Ended(id, end) => self.end(id, end),
             Happening::Beat(node) => self.beat(node),
             Happening::WantArrives(node, want) => self.want(node, *want),
             Happening::NodeReturns(node) => {
@@ -333,6 +333,7 @@ impl World {
         self.net = Net::default();
         self.cuts.clear();
         self.kill_after_reduced = None;
+        self.crash_after_orders = None;
         if let Some(oracle) = &mut self.oracle {
             oracle.is_calm = true;
         } else if self.leaders.is_empty() {

@@ -92,6 +92,15 @@ impl Fetch {
         self.target.iter().flat_map(|t| &t.parts).any(|p| p.source == source && !p.is_done)
     }
 
+    /// The sources whose part is not whole.
+    pub fn waits_for(&self) -> Vec<WorkerId> {
+        let mut sources: Vec<_> =
+            self.target.iter().flat_map(|t| &t.parts).filter(|p| !p.is_done).map(|p| p.source).collect();
+        sources.sort();
+        sources.dedup();
+        sources
+    }
+
     /// Takes a piece; all parts in order once the last is whole. A piece that does not fit is left out:
     /// time will ask again.
     pub fn take(&mut self, from: WorkerId, piece: Piece<'_>) -> Option<(Round, Vec<Bytes>)> {

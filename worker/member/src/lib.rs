@@ -143,7 +143,7 @@ impl Member {
             Event::Computed { round, node, chunks } => self.computed(round, node, chunks, &mut out),
             Event::Summed { round, chunk, payload } => self.summed(round, chunk, payload, &mut out),
             Event::Applied { round } => self.applied(round),
-            Event::StateTaken { to, round: _, frames } => self.send_all(to, frames, &mut out),
+            Event::StateTaken { to, round: _, frames } => self.state_taken(to, frames, &mut out),
             Event::Installed { round, accepted } => self.installed(round, accepted),
             Event::Published { round, done } => self.publish_ended(round, done, &mut out),
             Event::Tick => {}
@@ -288,6 +288,7 @@ impl Member {
     }
 
     fn publish_ended(&mut self, round: Round, done: bool, out: &mut Vec<Effect>) {
+        self.progress += 1;
         self.publishing.remove(&round);
         if done && round > self.published {
             self.published = round;
@@ -392,7 +393,8 @@ impl Member {
         out.push(Effect::Send { to, frame: Frame { epoch, body } });
     }
 
-    fn send_all(&self, to: WorkerId, bodies: Vec<Body>, out: &mut Vec<Effect>) {
+    fn state_taken(&mut self, to: WorkerId, bodies: Vec<Body>, out: &mut Vec<Effect>) {
+        self.progress += 1;
         bodies.into_iter().for_each(|body| self.send(to, body, out));
     }
 }

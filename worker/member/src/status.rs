@@ -13,7 +13,7 @@ pub struct Status {
     pub view: Option<View>,
     pub at: Option<Round>,
     pub progress: u64,
-    /// Whose work the round in flight waits for; empty while this member's own is outstanding.
+    /// Whose work the round in flight waits for, or whose state; empty while this member's own is outstanding.
     pub waiting_on: Vec<WorkerId>,
     pub lost_peers: Vec<WorkerId>,
     pub published: Round,
@@ -60,6 +60,9 @@ impl Member {
     }
 
     fn waiting_on(&self) -> Vec<WorkerId> {
+        if let Some(fetch) = &self.fetch {
+            return fetch.waits_for();
+        }
         let (Some(round), Some(view)) = (self.at, &self.view) else { return Vec::new() };
         let Some(rank) = view.rank_of(self.config.me) else { return Vec::new() };
         let is_own_done = (0..self.config.shards)
