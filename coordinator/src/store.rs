@@ -1,6 +1,6 @@
 //! Where records and inputs outlive the coordinator, and who may write them.
 //!
-//! One contract, three stores, one conformance suite (`tests/store.rs`):
+//! One contract, three stores, one conformance suite (`tests/coordinator/store.rs`):
 //! * terms rise: each `campaign` on the same store, also after a crash, gets a higher term;
 //! * a commit lands only while its term leads, and then whole (a commit too large for one transaction of
 //!   the store lands in pieces, in the order given);

@@ -71,10 +71,11 @@ impl From<Status> for Refusal {
             let leader = leader.to_str().ok().filter(|a| !a.is_empty()).map(String::from);
             return Refusal::Standby { leader };
         }
-        let words = match std::error::Error::source(&status) {
-            Some(source) => format!("{}: {source}", status.message()),
-            None => status.message().to_string(),
-        };
+        // A status with a source was made on this side: the connection broke, or never spoke HTTP/2.
+        if let Some(source) = std::error::Error::source(&status) {
+            return Refusal::Unavailable(format!("{}: {source}", status.message()));
+        }
+        let words = status.message().to_string();
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Refusal::Invalid(words),
             Code::NotFound => Refusal::NotFound(words),

@@ -1,13 +1,10 @@
 //! What every store promises, run on all three; and what only some can be asked.
 
-#[path = "common/etcd_server.rs"]
-mod etcd_server;
-
+use crate::etcd_server::EtcdServer;
 use bytes::Bytes;
 use elastic_control::Record;
 use elastic_coordinator::store::{Candidate, Embedded, Etcd, Leadership, Memory, Store, StoreError};
 use elastic_spec::{Digest, Term};
-use etcd_server::EtcdServer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,9 @@
 //! A coordinator as its callers see it: real gRPC, real stores, agents without processes.
 
-#[path = "common/cluster.rs"]
-mod cluster;
-
+use crate::cluster::{
+    self, Agent, eventually, leader, leader_with, report, start, start_with, status_when, submission,
+};
 use bytes::Bytes;
-use cluster::{Agent, eventually, leader, leader_with, report, start, start_with, status_when, submission};
 use elastic_coordinator::store::{Embedded, Memory, Store};
 use elastic_proto::client::Coordinator;
 use elastic_proto::{Credentials, Refusal, ServerCertificate};
