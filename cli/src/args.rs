@@ -88,11 +88,14 @@ Examples:
   elastic submit job.toml --resume digits-3f2a     go on from that run's newest checkpoint
   elastic submit job.toml --coordinator http://10.0.0.1:7070 --detach
 
-Without a coordinator (flag, ELASTIC_COORDINATOR, or `coordinator` in ~/.config/elastic/config.toml) a cluster is run
-in this process, with workers as processes of their own; Ctrl-C stops it, and the run can be resumed.
+Where no coordinator is named (by flag, by ELASTIC_COORDINATOR, or as
+`coordinator` in ~/.config/elastic/config.toml), a cluster runs inside this
+process, with workers as processes of their own. Ctrl-C stops it, and the run
+can be resumed.
 
-Exit codes: 0 succeeded, 1 failed, 2 mistakes in the job file or on the command line (nothing was submitted),
-3 coordinator not reached, 4 cancelled, 130 interrupted.")]
+Exit codes: 0 succeeded, 1 failed, 2 mistakes in the job file or on the command
+line (nothing was submitted), 3 coordinator not reached, 4 cancelled, 130
+interrupted.")]
 pub struct Submit {
     /// The job file
     #[arg(value_name = "JOB_FILE", value_hint = ValueHint::FilePath)]
@@ -253,7 +256,8 @@ Examples:
   elastic coordinator --listen 10.0.0.1:7070 --tls-cert cert.pem --tls-key key.pem --token-file token
   elastic coordinator --listen 10.0.0.1:7070 --insecure --store etcd://10.0.0.5:2379,10.0.0.6:2379
 
-Kill it and start it again on the same store: no job and no step is lost, workers train on meanwhile.")]
+Kill it and start it again on the same store: no job and no step is lost, and
+workers train on meanwhile.")]
 pub struct Coordinator {
     /// Address to listen on
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
@@ -289,7 +293,8 @@ Examples:
   elastic agent --coordinator http://10.0.0.1:7070 --advertise 10.0.0.2 --bind 10.0.0.2 --insecure
   elastic agent --coordinator http://10.0.0.1:7070 --slots 4 --ports 7100-7199
 
-SIGTERM drains: the workers hand over and leave, then the agent ends. If it is killed, its workers end at once.")]
+SIGTERM drains: the workers hand over and leave, then the agent ends. If it is
+killed, its workers end at once.")]
 pub struct Agent {
     /// Workers that may run here at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -325,9 +330,10 @@ pub struct Agent {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  elastic dev --nodes 3      then, elsewhere: elastic submit job.toml --coordinator http://127.0.0.1:7070"
-)]
+#[command(after_help = "\
+Examples:
+  elastic dev --nodes 3
+  elastic submit job.toml --coordinator http://127.0.0.1:7070     (elsewhere)")]
 pub struct Dev {
     /// Nodes to run
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]

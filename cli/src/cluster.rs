@@ -1,6 +1,7 @@
 //! A cluster inside this process: a coordinator on the embedded store, and agents; workers are processes.
 
-use anyhow::{Context, Result};
+use crate::reach::Cluster;
+use anyhow::{Context, Result, bail};
 use elastic_agent::{AgentConfig, LogsIn};
 use elastic_coordinator::store::Embedded;
 use elastic_proto::{Access, Credentials};
@@ -57,6 +58,15 @@ impl Inside {
         let (stop_coordinator, stopped) = watch::channel(false);
         let mut coordinator = JoinSet::new();
         coordinator.spawn(elastic_coordinator::serve(listener, store, config, on(stopped)));
+        // Agents that come too early would wait a little longer each time they are turned away.
+        let cluster = Cluster { urls: vec![url.clone()], credentials: credentials.clone() };
+        tokio::select! {
+            found = cluster.connect_when_up() => drop(found?),
+            Some(ended) = coordinator.join_next() => {
+                ended.context("the coordinator in this process")??;
+                bail!("the coordinator ended by itself");
+            }
+        }
 
         let (stop_agents, stopped) = watch::channel(false);
         let mut agents = JoinSet::new();

@@ -73,15 +73,6 @@ impl Progress {
     }
 
     fn say_changes(&mut self, status: &JobStatus) {
-        let workers = status.members.iter().filter(|m| m.rank.is_some()).count();
-        if status.state == JobState::Running && !self.last.started && workers > 0 && status.steps_total > 0 {
-            self.last.started = true;
-            let total = show::plural(status.steps_total, "step");
-            self.say(&format!("{}: {total} on {}", status.job, show::plural(workers as u64, "worker")));
-        } else if self.last.started && workers != self.last.workers && !status.state.is_over() && workers > 0 {
-            self.say(&format!("step {}: now on {}", status.step, show::plural(workers as u64, "worker")));
-        }
-        self.last.workers = workers;
         if status.last_fault != self.last.fault {
             self.last.fault = status.last_fault.clone();
             if let Some(fault) = &status.last_fault {
@@ -91,6 +82,15 @@ impl Progress {
                 ));
             }
         }
+        let workers = status.members.iter().filter(|m| m.rank.is_some()).count();
+        if status.state == JobState::Running && !self.last.started && workers > 0 && status.steps_total > 0 {
+            self.last.started = true;
+            let total = show::plural(status.steps_total, "step");
+            self.say(&format!("{}: {total} on {}", status.job, show::plural(workers as u64, "worker")));
+        } else if self.last.started && workers != self.last.workers && !status.state.is_over() && workers > 0 {
+            self.say(&format!("step {}: now on {}", status.step, show::plural(workers as u64, "worker")));
+        }
+        self.last.workers = workers;
         let waits = matches!(status.state, JobState::Pending | JobState::Paused);
         let patient = status.state == JobState::Pending && self.since.elapsed() < PATIENCE;
         let is_new = (Some(status.state), &status.reason) != (self.last.state, &self.last.reason);

@@ -1,6 +1,18 @@
 //! Numbers, times and tables in words for people.
 
+use crate::exit::Exit;
+use anyhow::{Context, Result};
 use elastic_spec::layout::Tail;
+use std::io::Write;
+
+/// Prints to stdout. A reader that has seen enough (`… | head`) ends the program quietly.
+pub fn out(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(Exit::Ok as i32),
+        written => written.context("print"),
+    }
+}
 
 /// Rows under their heads, columns as wide as needed.
 pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {

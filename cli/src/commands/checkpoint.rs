@@ -67,7 +67,7 @@ fn verdict(one: &Verification) -> String {
 
 fn inspection(found: &Inspection) -> String {
     let mut text = String::new();
-    let mut say = |name: &str, value: String| text += &format!("{name:<18}{value}\n");
+    let mut say = |name: &str, value: String| text += &format!("{name:<24}{value}\n");
     say("path", found.path.display().to_string());
     say("format", format!("version {}", found.format_version));
     say("job", found.job.clone());
@@ -92,8 +92,8 @@ fn inspection(found: &Inspection) -> String {
 
 fn tell(json: bool, value: &impl Serialize, words: impl FnOnce() -> String) -> Outcome {
     match json {
-        true => println!("{}", serde_json::to_string(value).context("write JSON")?),
-        false => print!("{}", words()),
+        true => show::out(&format!("{}\n", serde_json::to_string(value).context("write JSON")?))?,
+        false => show::out(&words())?,
     }
     Ok(Exit::Ok)
 }

@@ -19,11 +19,14 @@ pub async fn run(args: args::Dev) -> Outcome {
     };
     let mut inside = Inside::start(plan).await?;
     let url = &inside.url;
-    println!("{} up at {url}; Ctrl-C ends them. In another terminal:\n", show::plural(args.nodes.into(), "node"));
-    println!("  export ELASTIC_COORDINATOR={url}");
-    println!("  elastic submit examples/digits/job.toml");
-    println!("  elastic nodes");
-    println!("  elastic drain node-1");
+    show::out(&format!(
+        "{} up at {url}; Ctrl-C ends them. In another terminal:\n\n  \
+         export ELASTIC_COORDINATOR={url}\n  \
+         elastic submit examples/digits/job.toml\n  \
+         elastic nodes\n  \
+         elastic drain node-1\n",
+        show::plural(args.nodes.into(), "node")
+    ))?;
     tokio::select! {
         () = signals::interrupted() => {}
         error = inside.broke() => return Err(error.into()),

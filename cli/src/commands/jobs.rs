@@ -11,11 +11,11 @@ use elastic_spec::api::JobStatus;
 pub async fn run(args: args::Jobs) -> Outcome {
     let jobs = reach::connect(&args.reach).await?.jobs().await.context("list the jobs")?;
     if args.json {
-        println!("{}", serde_json::Value::from_iter(jobs.iter().map(json::job)));
+        show::out(&format!("{}\n", serde_json::Value::from_iter(jobs.iter().map(json::job))))?;
         return Ok(Exit::Ok);
     }
     if jobs.is_empty() {
-        println!("no jobs; `elastic submit job.toml` submits one");
+        show::out("no jobs; `elastic submit job.toml` submits one\n")?;
         return Ok(Exit::Ok);
     }
     let row = |job: &JobStatus| {
@@ -29,6 +29,6 @@ pub async fn run(args: args::Jobs) -> Outcome {
         ]
     };
     let rows: Vec<_> = jobs.iter().map(row).collect();
-    print!("{}", table(&["JOB", "STATE", "STEP", "WORKERS", "LOSS", "SUBMITTED"], &rows));
+    show::out(&table(&["JOB", "STATE", "STEP", "WORKERS", "LOSS", "SUBMITTED"], &rows))?;
     Ok(Exit::Ok)
 }

@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::exit::{Exit, Outcome};
-use crate::show::table;
+use crate::show::{out, table};
 use crate::{json, reach};
 use anyhow::Context;
 use elastic_spec::api::NodeStatus;
@@ -10,11 +10,11 @@ use elastic_spec::api::NodeStatus;
 pub async fn run(args: args::Nodes) -> Outcome {
     let nodes = reach::connect(&args.reach).await?.nodes().await.context("list the nodes")?;
     if args.json {
-        println!("{}", serde_json::Value::from_iter(nodes.iter().map(json::node)));
+        out(&format!("{}\n", serde_json::Value::from_iter(nodes.iter().map(json::node))))?;
         return Ok(Exit::Ok);
     }
     if nodes.is_empty() {
-        println!("no nodes; `elastic agent --coordinator URL` on a machine makes it one");
+        out("no nodes; `elastic agent --coordinator URL` on a machine makes it one\n")?;
         return Ok(Exit::Ok);
     }
     let row = |node: &NodeStatus| {
@@ -29,6 +29,6 @@ pub async fn run(args: args::Nodes) -> Outcome {
         ]
     };
     let rows: Vec<_> = nodes.iter().map(row).collect();
-    print!("{}", table(&["NODE", "HOST", "USED", "STATE", "HEARD", "STRIKES", "JOBS"], &rows));
+    out(&table(&["NODE", "HOST", "USED", "STATE", "HEARD", "STRIKES", "JOBS"], &rows))?;
     Ok(Exit::Ok)
 }

@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::exit::{Exit, Outcome, mistake};
-use crate::reach;
+use crate::{reach, show};
 use anyhow::{Context, anyhow};
 use elastic_spec::JobId;
 use elastic_spec::api::Scale;
@@ -16,6 +16,6 @@ pub async fn run(args: args::Scale) -> Outcome {
         return Err(mistake(anyhow!("--min {min_workers} is above --max {max_workers}")).into());
     }
     coordinator.scale(Scale { job: job.clone(), min_workers, max_workers }).await.context("scale the job")?;
-    println!("{job}: {min_workers} to {max_workers} workers");
+    show::out(&format!("{job}: {min_workers} to {max_workers} workers\n"))?;
     Ok(Exit::Ok)
 }

@@ -11,8 +11,8 @@ pub async fn run(args: args::Status) -> Outcome {
     let job = JobId::parse(&args.job).map_err(mistake)?;
     let status = reach::connect(&args.reach).await?.status(&job).await.context("ask for the job")?;
     match args.json {
-        true => println!("{}", json::job(&status)),
-        false => print!("{}", words(&status)),
+        true => show::out(&format!("{}\n", json::job(&status)))?,
+        false => show::out(&words(&status))?,
     }
     Ok(Exit::Ok)
 }

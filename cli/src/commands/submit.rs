@@ -7,7 +7,7 @@ use crate::follow::Follow;
 use crate::job_file::{self, JobFile, Read};
 use crate::reach::Cluster;
 use crate::result::{Ending, short};
-use crate::{inputs, logging, signals};
+use crate::{inputs, logging, show, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_agent::LogsIn;
 use elastic_proto::client::Coordinator;
@@ -23,10 +23,10 @@ pub async fn run(args: args::Submit) -> Outcome {
         Read::Good(file) => *file,
         Read::Bad(mistakes) => {
             mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
-            let count = crate::show::plural(mistakes.len() as u64, "mistake");
+            let count = show::plural(mistakes.len() as u64, "mistake");
             eprintln!("{} has {count}; nothing was submitted", args.file.display());
             if args.json {
-                println!("{}", job_file::as_json(&mistakes));
+                show::out(&format!("{}\n", job_file::as_json(&mistakes)))?;
             }
             return Ok(Exit::Mistake);
         }
@@ -34,8 +34,8 @@ pub async fn run(args: args::Submit) -> Outcome {
     file.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if args.dry_run {
         match args.json {
-            true => println!("{}", file.spec.canonical_json()),
-            false => print!("{}", file.spec.to_toml_resolved()),
+            true => show::out(&format!("{}\n", file.spec.canonical_json()))?,
+            false => show::out(&file.spec.to_toml_resolved())?,
         }
         return Ok(Exit::Ok);
     }
@@ -157,22 +157,45 @@ fn keep_log(place: &Place, run_dir: &Path) {
 }
 
 fn how_to_go_on(args: &args::Submit, status: &JobStatus) -> String {
-    let run = Path::new(&status.run_dir).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let logs = short(&Path::new(&status.run_dir).join("logs").display().to_string());
-    let resume = format!("elastic submit {} --resume {run}", args.file.display());
+    let again = command_to_resume(args, status);
     match (&status.state, &status.published) {
         (JobState::Failed, _) => {
-            format!("What the workers printed is in {logs}. When the cause is mended:\n  {resume}")
+            format!("\nWhat the workers printed is in {logs}. When the cause is mended:\n  {again}")
         }
-        (_, Some(published)) => format!("Go on from the checkpoint of step {}:\n  {resume}", published.step),
-        (_, None) => format!("No checkpoint was written yet, so this begins anew in the same directory:\n  {resume}"),
+        (_, Some(published)) => format!("\nGo on from the checkpoint of step {}:\n  {again}", published.step),
+        (_, None) => format!("\nNo checkpoint was written yet, so this begins anew in the same directory:\n  {again}"),
+    }
+}
+
+/// The same command with `--resume`: what was laid over the job file is part of the job.
+fn command_to_resume(args: &args::Submit, status: &JobStatus) -> String {
+    let run = Path::new(&status.run_dir).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let mut words = vec!["elastic".to_string(), "submit".into(), args.file.display().to_string()];
+    args.set.iter().for_each(|set| words.extend(["--set".into(), set.clone()]));
+    words.extend(args.workers.iter().flat_map(|workers| ["--workers".to_string(), workers.to_string()]));
+    if args.runs != Path::new("runs") {
+        words.extend(["--runs".into(), args.runs.display().to_string()]);
+    }
+    words.extend(["--resume".into(), run.into_owned()]);
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// As a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
 fn tell(args: &args::Submit, ending: &Ending<'_>) -> Result<()> {
     match args.json {
-        true => println!("{}", serde_json::to_string(&ending.line()).context("write the result as JSON")?),
-        false => print!("{}", ending.words()),
+        true => {
+            show::out(&format!("{}\n", serde_json::to_string(&ending.line()).context("write the result as JSON")?))?
+        }
+        false => show::out(&ending.words())?,
     }
     Ok(())
 }
@@ -196,8 +219,8 @@ async fn on_cluster(
     let job = coordinator.submit(submit).await.context("submit")?;
     if args.detach {
         match args.json {
-            true => println!("{}", serde_json::json!({ "job": job })),
-            false => println!("{job}"),
+            true => show::out(&format!("{}\n", serde_json::json!({ "job": job })))?,
+            false => show::out(&format!("{job}\n"))?,
         }
         return Ok(Exit::Ok);
     }
@@ -214,5 +237,27 @@ async fn on_cluster(
     let ending =
         Ending { status: &status, took_ms: since.elapsed().as_millis() as u64, first_step_ms: follow.first_step_ms };
     tell(args, &ending)?;
+    if status.state == JobState::Failed {
+        eprintln!("\nWhat the workers printed: elastic logs {job}");
+    }
     Ok(ending.exit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_change_it() {
+        for (word, expected) in [("train.lr=0.1", "train.lr=0.1"), ("a b", "'a b'"), ("it's", "'it'\\''s'"), ("", "''")]
+        {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_run_is_named_or_pointed_to() {
+        assert_eq!(run_name("digits-1").unwrap(), run_name("runs/digits-1/").unwrap());
+        assert!(run_name("..").is_err());
+    }
 }

@@ -163,10 +163,10 @@ impl Node {
         let observed = self.observed();
         converge::remember(&mut self.started, &want, &observed);
         self.inputs.retain(|job, _| want.jobs.iter().any(|j| j.job == *job));
-        for worker in self.workers.values() {
+        for (id, worker) in &self.workers {
             // A slot that is no longer named keeps its last order until it ends.
             let Some(order) = want.order_for(&worker.place.0, worker.place.1) else { continue };
-            worker.orders.send_if_modified(|last| std::mem::replace(last, order.clone()) != order);
+            worker.give(*id, order);
         }
         self.want = Some(want);
     }
@@ -181,8 +181,6 @@ impl Node {
             }
         };
         worker.heard = Instant::now();
-        let standing = standing_of(said.worker, &status);
-        worker.standing.send_if_modified(|last| std::mem::replace(last, standing) != standing);
         self.urgent |= worker.status.as_ref().is_none_or(|last| is_news(last, &status));
         worker.status = Some(status);
     }
@@ -384,6 +382,14 @@ impl Drop for Node {
 }
 
 impl Worker {
+    /// Its log is filed under the view that it was told of, before it can print anything about it.
+    fn give(&self, id: WorkerId, order: WorkerOrder) {
+        let view = order.view.as_ref().filter(|view| view.member(id).is_some());
+        let standing = Standing { view: view.map(|view| view.epoch), rank: view.and_then(|view| view.rank_of(id)) };
+        self.standing.send_if_modified(|last| std::mem::replace(last, standing) != standing);
+        self.orders.send_if_modified(|last| std::mem::replace(last, order.clone()) != order);
+    }
+
     fn report(&self, id: WorkerId) -> WorkerReport {
         let status = self.status.clone();
         let process = match &self.end {
@@ -393,11 +399,6 @@ impl Worker {
         let (job, slot) = self.place.clone();
         WorkerReport { job, slot, attempt: self.attempt, worker: id, process }
     }
-}
-
-fn standing_of(id: WorkerId, status: &WorkerStatus) -> Standing {
-    let rank = status.view.as_ref().and_then(|view| view.rank_of(id));
-    Standing { view: status.view.as_ref().map(|view| view.epoch), rank }
 }
 
 /// Whether the coordinator may act on the difference; a step more is told with the next beat.

@@ -1,0 +1,296 @@
+//! The program as a person uses it: what it says, what it leaves behind, and how it ends.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const JOB: &str = r#"
+[model]
+kind = "mlp"
+hidden = [16]
+
+[data]
+kind = "synthetic"
+samples = 512
+features = 8
+classes = 4
+validation = 0.25
+
+[train]
+global_batch = 32
+steps = 60
+lr = 0.01
+
+[checkpoint]
+every = 20
+"#;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn with(job: &str) -> Folder {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("job.toml"), job).unwrap();
+        Folder(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_elastic"));
+        command.args(args).current_dir(self.path()).stdin(Stdio::null());
+        // Neither the tester's settings nor their cluster.
+        command.env("XDG_CONFIG_HOME", self.path()).env_remove("ELASTIC_COORDINATOR").env_remove("ELASTIC_TOKEN");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn left_nothing(&self) -> bool {
+        std::fs::read_dir(self.path()).unwrap().count() == 1
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ended by itself")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn last_line(output: &Output) -> Value {
+    assert_eq!(code(output), 0, "{}{}", out(output), err(output));
+    serde_json::from_str(out(output).lines().last().expect("a line")).unwrap()
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let folder = Folder::with(JOB);
+    for command in [
+        "submit",
+        "jobs",
+        "status",
+        "logs",
+        "nodes",
+        "scale",
+        "drain",
+        "cancel",
+        "checkpoint",
+        "coordinator",
+        "agent",
+        "dev",
+        "completions",
+    ] {
+        let help = folder.run(&[command, "--help"]);
+        assert_eq!(code(&help), 0);
+        assert!(out(&help).contains("Example") && out(&help).contains("  elastic "), "{command}: {}", out(&help));
+    }
+    let help = out(&folder.run(&["--help"]));
+    assert!(help.contains("Exit codes:") && !help.contains("worker "), "{help}");
+}
+
+#[test]
+fn all_mistakes_of_a_job_file_are_told_at_once_and_nothing_is_stored() {
+    let job = JOB.replace("hidden", "hiden").replace("classes = 4", "classes = 1").replace("steps = 60", "steps = -1");
+    let folder = Folder::with(&job);
+    let said = folder.run(&["submit", "job.toml"]);
+    assert_eq!(code(&said), 2);
+    for part in [
+        "job.toml:4: model.hiden",
+        "did you mean `model.hidden`",
+        "data.classes",
+        "train.steps",
+        "nothing was submitted",
+    ] {
+        assert!(err(&said).contains(part), "{part}: {}", err(&said));
+    }
+    let json: Value = serde_json::from_str(&out(&folder.run(&["submit", "job.toml", "--json"]))).unwrap();
+    assert!(json["mistakes"].as_array().unwrap().len() >= 3, "{json}");
+    assert!(folder.left_nothing());
+}
+
+#[test]
+fn no_mistake_touches_the_network_or_the_disk() {
+    let folder = Folder::with(JOB);
+    let absent =
+        JOB.replace("kind = \"synthetic\"\nsamples = 512\nfeatures = 8", "kind = \"csv\"\npath = \"nope.csv\"");
+    let bad = Folder::with(&absent);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let cases: &[(&Folder, &[&str], &str)] = &[
+        (&folder, &["submit", "other.toml"], "read the job file other.toml"),
+        (&folder, &["submit", "job.toml", "--set", "train.lr=fast", "--coordinator", &url], "train.lr"),
+        (&folder, &["submit", "job.toml", "--workers", "64", "--coordinator", &url], "--workers 64"),
+        (&folder, &["submit", "job.toml", "--resume", "../x y", "--coordinator", &url], "--resume"),
+        (&folder, &["submit", "job.toml", "--resume", "digits-0000"], "there is no runs/digits-0000"),
+        (&folder, &["submit", "job.toml", "--detach"], "--coordinator URL"),
+        (&folder, &["jobs"], "no coordinator is named"),
+        (&folder, &["scale", "digits-1"], "--min"),
+        (&folder, &["status", "../x", "--coordinator", &url], "job id"),
+        (&folder, &["coordinator", "--store", "postgres://x"], "etcd://HOST:PORT"),
+        (&folder, &["coordinator", "--listen", "0.0.0.0:0"], "--insecure"),
+        (&folder, &["agent", "--ports", "9-3", "--coordinator", &url], "--ports 9-3"),
+        (&folder, &["checkpoint", "verify", "."], "there is no checkpoint"),
+        (&bad, &["submit", "job.toml"], "nope.csv does not exist"),
+    ];
+    for (folder, args, says) in cases {
+        let said = folder.run(args);
+        assert_eq!(code(&said), 2, "{args:?}: {}", err(&said));
+        assert!(err(&said).contains(says), "{args:?}: {}", err(&said));
+        assert!(folder.left_nothing(), "{args:?} left something behind");
+    }
+    let asked = listener.accept().map(|_| ());
+    assert_eq!(asked.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the network was touched");
+}
+
+#[test]
+fn a_coordinator_that_is_not_there_has_its_own_code() {
+    let folder = Folder::with(JOB);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for args in [&["jobs"][..], &["submit", "job.toml"], &["drain", "n1"]] {
+        let said = folder.command(args).env("ELASTIC_COORDINATOR", free.to_string()).output().unwrap();
+        assert_eq!(code(&said), 3, "{args:?}: {}", err(&said));
+    }
+}
+
+#[test]
+fn a_dry_run_shows_a_job_file_that_says_the_same() {
+    let folder = Folder::with(JOB);
+    let shown = out(&folder.run(&["submit", "job.toml", "--dry-run", "--set", "train.lr=0.5"]));
+    assert!(shown.contains("lr = 0.5") && shown.contains("shards = 8"), "{shown}");
+    assert!(folder.left_nothing());
+    let again = Folder::with(&shown);
+    assert_eq!(out(&again.run(&["submit", "job.toml", "--dry-run"])), shown);
+}
+
+#[test]
+fn any_number_of_workers_gives_one_digest_and_the_run_directory_holds_what_was_promised() {
+    let folder = Folder::with(JOB);
+    let results: Vec<Value> = ["1", "2", "3"]
+        .iter()
+        .map(|workers| last_line(&folder.run(&["submit", "job.toml", "--workers", workers, "--json"])))
+        .collect();
+    for result in &results {
+        assert_eq!((&result["state"], &result["steps"]), (&"succeeded".into(), &60.into()));
+        assert_eq!(result["weights_sha256"], results[0]["weights_sha256"]);
+        assert_eq!(result["validation"], results[0]["validation"]);
+        let dir = Path::new(result["run_dir"].as_str().unwrap());
+        assert!(dir.starts_with(folder.path().canonicalize().unwrap().join("runs")), "{dir:?}");
+        let events = std::fs::read_to_string(dir.join("events.jsonl")).unwrap();
+        assert_eq!(events.lines().count(), 60);
+        assert_eq!(std::fs::read_to_string(dir.join("job.toml")).unwrap(), JOB);
+        let kept: Value = serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap();
+        assert_eq!(kept["weights_sha256"], result["weights_sha256"]);
+        let verified = folder.run(&["checkpoint", "verify", dir.to_str().unwrap()]);
+        assert_eq!(code(&verified), 0, "{}", out(&verified));
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("runs/.cluster")).unwrap().count(), 0, "the cluster is gone");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_found() {
+    let folder = Folder::with(JOB);
+    let result = last_line(&folder.run(&["submit", "job.toml", "--json"]));
+    let dir = result["run_dir"].as_str().unwrap();
+    let listed: Value = serde_json::from_str(&out(&folder.run(&["checkpoint", "list", dir, "--json"]))).unwrap();
+    let newest = Path::new(listed[0]["path"].as_str().unwrap()).join("weights.safetensors");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(newest, bytes).unwrap();
+    let verified = folder.run(&["checkpoint", "verify", dir]);
+    assert_eq!(code(&verified), 1);
+    assert!(out(&verified).contains("DAMAGED") && out(&verified).contains("whole "), "{}", out(&verified));
+}
+
+#[test]
+fn a_job_whose_data_is_wrong_fails_with_the_reason() {
+    let folder = Folder::with(
+        &JOB.replace("kind = \"synthetic\"\nsamples = 512\nfeatures = 8", "kind = \"csv\"\npath = \"data.csv\""),
+    );
+    std::fs::write(folder.path().join("data.csv"), "1,2,0\n3,x,1\n").unwrap();
+    let said = folder.run(&["submit", "job.toml"]);
+    assert_eq!(code(&said), 1, "{}{}", out(&said), err(&said));
+    assert!(out(&said).contains("failed") && out(&said).contains("data.csv"), "{}", out(&said));
+    assert!(err(&said).contains("--resume"), "{}", err(&said));
+}
+
+/// A run long enough to be caught in the middle.
+const LONG: &[&str] = &["submit", "job.toml", "--set", "train.steps=30000", "--set", "checkpoint.every=500", "--json"];
+
+/// Starts a long run and waits until its first checkpoint is there; also the run's name.
+fn caught_in_the_middle(folder: &Folder) -> (Child, String) {
+    let child = folder.command(LONG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < until, "no checkpoint was published");
+        std::thread::sleep(Duration::from_millis(5));
+        let Ok(runs) = std::fs::read_dir(folder.path().join("runs")) else { continue };
+        for run in runs.flatten() {
+            let checkpoints = std::fs::read_dir(run.path().join("checkpoints")).into_iter().flatten().flatten();
+            if checkpoints.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("step-")) {
+                return (child, run.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn ctrl_c_stops_cleanly_and_the_run_goes_on_to_the_same_bits() {
+    let folder = Folder::with(JOB);
+    let (child, run) = caught_in_the_middle(&folder);
+    signal(&child, Signal::INT);
+    let said = child.wait_with_output().unwrap();
+    assert_eq!(code(&said), 130, "{}", err(&said));
+    assert!(err(&said).contains(&format!("--resume {run}")), "{}", err(&said));
+    let resumed = last_line(&folder.run(&[LONG, &["--resume", &run]].concat()));
+    let undisturbed = last_line(&folder.run(LONG));
+    assert_eq!(resumed["weights_sha256"], undisturbed["weights_sha256"]);
+    assert!(resumed["run_dir"].as_str().unwrap().ends_with(&run));
+}
+
+#[test]
+fn after_kill_9_no_worker_is_left_and_the_run_goes_on_to_the_same_bits() {
+    let folder = Folder::with(JOB);
+    let (child, run) = caught_in_the_middle(&folder);
+    let workers = children(child.id());
+    assert!(!workers.is_empty());
+    signal(&child, Signal::KILL);
+    child.wait_with_output().unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while workers.iter().any(|pid| Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok()) {
+        assert!(Instant::now() < until, "a worker outlived its agent");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let resumed = last_line(&folder.run(&[LONG, &["--resume", &run]].concat()));
+    let undisturbed = last_line(&folder.run(LONG));
+    assert_eq!(resumed["weights_sha256"], undisturbed["weights_sha256"]);
+    assert_eq!(std::fs::read_dir(folder.path().join("runs/.cluster")).unwrap().count(), 0, "what was left is cleared");
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    pids.filter(is_child).collect()
+}
