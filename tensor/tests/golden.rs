@@ -59,6 +59,12 @@ fn add() {
 }
 
 #[test]
+fn products() {
+    check("mul", 0.0, |g, x, _| apply(g, Op::Mul(Mul), x));
+    check("matmul", 0.0, |g, x, _| apply(g, Op::MatMul(MatMul::default()), x));
+}
+
+#[test]
 fn activations() {
     check("relu", 0.0, |g, x, _| apply(g, Op::Relu(Relu), x));
     check("gelu", 0.0, |g, x, _| apply(g, Op::Gelu(Gelu), x));

@@ -156,6 +156,7 @@ fn check(bytes: &[u8]) {
         elastic_tensor::apply(&job.optimizer, update);
     }
     assert_eq!(losses.len(), 20);
+    evaluates(&*network, &state, &data, &job.all["validation"], m);
     let mut end = vec![f32::NAN; state.len()];
     init_from_safetensors(layout, &weights(&file, "end."), &mut end).unwrap();
     for info in layout.params.iter().chain(&layout.buffers) {
@@ -165,6 +166,20 @@ fn check(bytes: &[u8]) {
             assert!(off < 1e-3, "{} ends at {got}, PyTorch's at {wanted}", info.name);
         }
     }
+}
+
+/// All samples in shards of m, the last one padded: PyTorch's mean loss and its hits.
+fn evaluates(network: &dyn Network, state: &[f32], data: &Data, wanted: &Value, m: usize) {
+    let samples = (data.y.len() / data.targets) as i32;
+    let mut chosen: Vec<i32> = (0..samples).collect();
+    chosen.resize(chosen.len().next_multiple_of(m), -1);
+    let mut scratch = network.new_scratch();
+    let tail = chosen.chunks_exact(m).map(|chosen| network.evaluate(&mut *scratch, state, &data.batch(chosen, 0)));
+    let tail = tail.fold(Tail::default(), Tail::add);
+    assert_eq!(tail.count, data.y.iter().filter(|y| **y != IGNORE).count() as u64);
+    assert_eq!(Some(tail.correct), wanted["correct"].as_u64());
+    let (loss, wanted) = (tail.loss / tail.count as f64, wanted["loss"].as_f64().unwrap());
+    assert!((loss / wanted - 1.0).abs() < 1e-5, "validation loss {loss}, PyTorch's is {wanted}");
 }
 
 #[test]

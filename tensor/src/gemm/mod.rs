@@ -85,6 +85,10 @@ impl Isa {
     }
 
     fn best() -> Isa {
+        #[cfg(test)]
+        if let Some(forced) = FORCED.get() {
+            return forced;
+        }
         static BEST: std::sync::OnceLock<Isa> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| Isa::here()[0])
     }
@@ -111,6 +115,12 @@ impl Isa {
             _ => portable::run(tile),
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The set that this thread's tests are to use.
+    pub(crate) static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
 }
 
 /// One tile's work: `a` is packed (k, rows), `b` has `b_stride` between its k rows.

@@ -50,6 +50,8 @@ def ops():
     targets = torch.tensor([2, IGNORE, 0, 5, IGNORE, 1])
     case("linear", F.linear, (4, 7), (5, 7), (5,))
     case("add", lambda a, b: a + b, (2, 3, 5), (3, 5))
+    case("mul", lambda a, b: a * b, (2, 5), (2, 5))
+    case("matmul", torch.matmul, (3, 7), (7, 4))
     case("relu", F.relu, (4, 9))
     case("gelu", lambda x: F.gelu(x, approximate="tanh"), (4, 9))
     case("conv2d", lambda x, w, b: F.conv2d(x, w, b, stride=1, padding=1), (2, 3, 6, 5), (4, 3, 3, 3), (4,))
@@ -129,7 +131,10 @@ def batches(samples, size, steps):
 
 
 def train(job, params, x, y, forward):
-    """Twenty steps; returns the losses. `forward(params, x, shards)` gives scores of the valid samples."""
+    """Twenty steps, then one evaluation of all samples; both go into `job`. Returns the batches.
+
+    `forward(params, x, shards)` gives scores of the valid samples; shards None: as in evaluation.
+    """
     steps, rows = job["steps"], batches(len(x), job["batch"], job["steps"])
     groups = [
         {"params": [p for p in params.values() if (p.dim() >= 2) == decays], "decays": decays}
@@ -153,6 +158,10 @@ def train(job, params, x, y, forward):
         opt.step()
         losses.append(loss.item())
     job["losses"] = losses
+    with torch.no_grad():
+        scores = forward(params, x, None)
+        loss = F.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=IGNORE)
+        job["validation"] = {"loss": loss.item(), "correct": (scores.argmax(-1) == y).sum().item()}
     return rows
 
 
@@ -226,6 +235,9 @@ def cnn():
 
     def norm(x, shards, name, p):
         """PyTorch's batch norm on each shard; then one running update from the pooled statistics."""
+        if shards is None:
+            stats = running[f"{name}.running_mean"], running[f"{name}.running_var"]
+            return F.batch_norm(x, *stats, p[f"{name}.weight"], p[f"{name}.bias"])
         mean, square = 0, 0
         old = running[f"{name}.running_mean"]
         parts = []
