@@ -46,7 +46,7 @@ impl Machine {
                     jobs.insert(job.id.clone(), *job);
                 }
                 Ok(record::Read::Node(node)) => {
-                    nodes.insert(node.id.clone(), node);
+                    nodes.insert(node.id.clone(), *node);
                 }
                 Ok(record::Read::NotOurs) => {}
                 Err(mistake) => mistakes.push(mistake),

@@ -135,7 +135,7 @@ pub(crate) fn of_node(node: &Node) -> Record {
 /// What was read back: a job, a node, or a key of someone else's.
 pub(crate) enum Read {
     Job(Box<Job>),
-    Node(Node),
+    Node(Box<Node>),
     NotOurs,
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn read(record: &Record) -> Result<Read, String> {
             node.drain = Drain::Operator { incarnation };
         }
         node.strikes = Strikes { count: stored.strikes, last_unix_ms: stored.last_strike_unix_ms };
-        return Ok(Read::Node(node));
+        return Ok(Read::Node(Box::new(node)));
     }
     Ok(Read::NotOurs)
 }

@@ -60,7 +60,7 @@ impl Machine {
             state: job.state,
             reason: self.reason(now, job),
             epoch: job.view.as_ref().map(|v| v.epoch),
-            members: job.slots.iter().map(|(index, slot)| member(now, job, *index, slot)).filter_map(|m| m).collect(),
+            members: job.slots.iter().filter_map(|(index, slot)| member(now, job, *index, slot)).collect(),
             round: job.seen.round,
             step: job.seen.step,
             steps_total: job.seen.steps_total.max(planned),

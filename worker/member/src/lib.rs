@@ -24,7 +24,7 @@ use bytes::Bytes;
 use elastic_spec::frame::{Body, Frame, Need};
 use elastic_spec::tree::TreeNode;
 use elastic_spec::view::{Role, View};
-use elastic_spec::{Epoch, Round, WorkerId, limits};
+use elastic_spec::{Round, WorkerId, limits};
 use fetch::Fetch;
 use log::Log;
 use std::collections::{BTreeMap, BTreeSet};
@@ -389,7 +389,7 @@ impl Member {
     }
 
     fn send(&self, to: WorkerId, body: Body, out: &mut Vec<Effect>) {
-        let epoch = self.view.as_ref().map(|v| v.epoch).unwrap_or(Epoch::default());
+        let epoch = self.view.as_ref().map(|v| v.epoch).unwrap_or_default();
         out.push(Effect::Send { to, frame: Frame { epoch, body } });
     }
 
