@@ -92,19 +92,22 @@ class Job:
         return None
 
     def end(self):
-        pids = {row[3] for row in read_trace(self.folder)}
-        for pid in [agent.pid for agent in self.agents]:
+        """Kills the agents and, as torchrun gives workers sessions of their own, every process that has our trace."""
+        mine = f"TOY_TRACE={self.folder / 'trace'}".encode()
+        pids = {agent.pid for agent in self.agents}
+        for entry in pathlib.Path("/proc").iterdir():
             try:
-                os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+                if entry.name.isdigit() and mine in (entry / "environ").read_bytes().split(b"\0"):
+                    pids.add(int(entry.name))
+            except OSError:
+                continue
         for pid in pids:
             try:
-                if b"toy.py" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, FileNotFoundError):
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
                 pass
-        return [agent.wait() for agent in self.agents]
+        for agent in self.agents:
+            agent.wait()
 
 
 def start_to_first_step(data):
