@@ -103,6 +103,21 @@ pub struct ShapeError {
     pub message: String,
 }
 
+/// Elements of the largest tensor: 64 GiB of f32. More is a slip in a job file, and must be an error before it is
+/// a failed allocation.
+const ELEMENTS_MAX: usize = 1 << 34;
+
+fn fits(op: &'static str, path: &str, ty: &Type) -> Result<(), ShapeError> {
+    let len = ty.shape.iter().try_fold(1usize, |len, axis| len.checked_mul(*axis));
+    match len {
+        Some(..=ELEMENTS_MAX) => Ok(()),
+        _ => {
+            let message = format!("{ty} would have more than 2^34 elements; make an axis smaller");
+            Err(ShapeError { op, path: path.into(), message })
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     pub(crate) values: Vec<(Type, Source)>,
@@ -136,6 +151,7 @@ impl Graph {
     /// The value of a named state; the same name again is the same tensor (tied), if all else agrees.
     pub fn state(&mut self, state: State) -> Result<Value, ShapeError> {
         let Some(known) = self.states.iter().position(|s| s.name == state.name) else {
+            fits("parameter", &state.name, &Type::float(&state.shape))?;
             self.states.push(state.clone());
             return Ok(self.push(Type::float(&state.shape), Source::State(self.states.len() - 1)));
         };
@@ -152,6 +168,7 @@ impl Graph {
     pub fn apply(&mut self, op: Op, path: &str, inputs: &[Value]) -> Result<Vec<Value>, ShapeError> {
         let types: Vec<&Type> = inputs.iter().map(|v| self.ty(*v)).collect();
         let outputs = op.infer(&types).map_err(|message| ShapeError { op: op.name(), path: path.into(), message })?;
+        outputs.iter().try_for_each(|ty| fits(op.name(), path, ty))?;
         let node = self.nodes.len();
         let outputs =
             (0..).zip(outputs).map(|(output, ty)| self.push(ty, Source::Node { node, output })).collect::<Vec<_>>();

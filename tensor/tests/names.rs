@@ -57,6 +57,10 @@ fn errors_name_the_op_the_place_and_the_axes() {
         "cross entropy at `model`: the module returns [4, 5], but the data wants scores [4, 3]"
     );
     assert_eq!(
+        error(|nn, x| nn.linear("a", &x, 1 << 62)),
+        "parameter at `a.weight`: (4611686018427387904, 6) would have more than 2^34 elements; make an axis smaller"
+    );
+    assert_eq!(
         error(|nn, x| nn.linear("a", &nn.linear("a", &x, 5)?, 3)),
         "parameter at `a.weight`: used with shape [5, 6] and with shape [3, 5]"
     );
