@@ -57,8 +57,10 @@ pub fn start(
 pub struct Group(Arc<Mutex<Option<Pid>>>);
 
 impl Group {
+    /// One that is stopped goes on, so that it can hear.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+        self.signal(Signal::CONT);
     }
 
     pub fn kill(&self) {
@@ -183,6 +185,17 @@ mod tests {
             assert!(Instant::now() < until, "the grandchild lives on");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_stopped_process_hears_that_it_shall_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_set, standing) = watch::channel(Standing::default());
+        let script = "trap 'exit 3' TERM; echo up; kill -STOP $$; while :; do sleep 0.02; done";
+        let (group, end) = start(&shell(script), series(dir.path()), standing).unwrap();
+        printed(dir.path(), "up").await;
+        group.terminate();
+        assert_eq!(end.await, End::Code(3));
     }
 
     fn is_zombie(pid: Pid) -> bool {
