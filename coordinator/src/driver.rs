@@ -7,6 +7,7 @@ use crate::ask::{Answer, Ask, Change};
 use crate::clock::{Clock, unix_ms};
 use crate::links::Links;
 use crate::store::{Candidate, Leadership, Store};
+use crate::sweep::Sweep;
 use crate::unsaid::{Landed, Unsaid};
 use elastic_control::{Effects, Event, Level, Machine, Note, Record, Reply, RequestId};
 use elastic_proto::Refusal;
@@ -128,6 +129,7 @@ impl Driver {
                 return end;
             }
             self.tell_late(reign.unsaid.late());
+            reign.sweep.when_due(clock.now(), &reign.machine);
         }
     }
 
@@ -149,8 +151,11 @@ struct Reign {
     term: Term,
     links: Links,
     unsaid: Unsaid,
+    /// A want went out without its acknowledgements.
+    owes_acknowledgements: bool,
     requests: u64,
     waiting: BTreeMap<RequestId, Answer<Result<(), Refusal>>>,
+    sweep: Sweep,
 }
 
 impl Reign {
@@ -161,8 +166,17 @@ impl Reign {
             error!(%term, record, "a record cannot be read: its job is not taken up");
         }
         info!(%term, records = count, "leads");
-        let unsaid = Unsaid::new(driver.store.clone(), term);
-        Reign { machine, clock, term, links: Links::default(), unsaid, requests: 0, waiting: BTreeMap::new() }
+        Reign {
+            machine,
+            clock,
+            term,
+            links: Links::default(),
+            unsaid: Unsaid::new(driver.store.clone(), term),
+            owes_acknowledgements: false,
+            requests: 0,
+            waiting: BTreeMap::new(),
+            sweep: Sweep::new(driver.store.clone()),
+        }
     }
 
     /// Answers what needs no decision; the rest becomes an event.
@@ -208,11 +222,12 @@ impl Reign {
             return Err(End::Deposed { above: seen });
         }
         let mut replies = then_reply;
-        if !persist.is_empty() || !self.unsaid.is_empty() {
+        let is_behind = !self.unsaid.is_empty();
+        if !persist.is_empty() || is_behind {
             self.unsaid.add(persist, std::mem::take(&mut replies));
-            // A store that answers keeps the order "records, then words" for everything; only one that
-            // does not is overtaken by views.
-            if let Ok(landed) = tokio::time::timeout(PATIENCE, self.unsaid.landed()).await {
+            // A store that answers keeps the order "records, then words" for everything; one that does
+            // not is overtaken by views, and is not waited for again until it has caught up.
+            if !is_behind && let Ok(landed) = tokio::time::timeout(PATIENCE, self.unsaid.landed()).await {
                 self.land(landed)?;
             }
         }
@@ -228,8 +243,7 @@ impl Reign {
             Landed::Fenced => Err(End::Deposed { above: self.term }),
             Landed::Said { replies, all } => {
                 self.reply(replies);
-                if all {
-                    // Acknowledgements that were left out.
+                if all && std::mem::take(&mut self.owes_acknowledgements) {
                     let nodes: Vec<NodeId> = self.links.nodes().cloned().collect();
                     nodes.iter().for_each(|node| self.send_present(node));
                 }
@@ -238,16 +252,17 @@ impl Reign {
         }
     }
 
-    fn send_present(&self, node: &NodeId) {
+    fn send_present(&mut self, node: &NodeId) {
         if let Some(want) = self.machine.want(node) {
             self.send(node, want);
         }
     }
 
     /// An end is acknowledged only when its record stands: the agent forgets it then.
-    fn send(&self, node: &NodeId, mut want: NodeWant) {
-        if !self.unsaid.is_empty() {
+    fn send(&mut self, node: &NodeId, mut want: NodeWant) {
+        if !self.unsaid.is_empty() && !want.acknowledged.is_empty() {
             want.acknowledged.clear();
+            self.owes_acknowledgements = true;
         }
         self.links.send(node, want);
     }

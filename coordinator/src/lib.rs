@@ -11,6 +11,7 @@ mod links;
 mod logs;
 mod service;
 pub mod store;
+mod sweep;
 mod unsaid;
 
 use anyhow::Context;

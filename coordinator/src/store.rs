@@ -18,13 +18,11 @@ pub use embedded::Embedded;
 pub use etcd::Etcd;
 pub use memory::Memory;
 
-use anyhow::{Context, bail};
 use bytes::Bytes;
 use elastic_control::Record;
 pub use elastic_proto::server::async_trait;
 use elastic_spec::{Digest, Term};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -94,23 +92,4 @@ pub enum StoreError {
     /// It may or may not have taken effect; the same call may be made again.
     #[error("the store is away: {0}")]
     Away(String),
-}
-
-/// Opens a store by its address: `memory:`, `etcd://host:port[,host:port…][/prefix]`, or a folder.
-pub async fn open(address: &str) -> anyhow::Result<Arc<dyn Store>> {
-    if address == "memory:" {
-        return Ok(Arc::new(Memory::new()));
-    }
-    if let Some(rest) = address.strip_prefix("etcd://") {
-        let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, "elastic"));
-        let hosts: Vec<&str> = hosts.split(',').collect();
-        if hosts.iter().any(|h| h.is_empty()) || prefix.is_empty() {
-            bail!("store \"{address}\": write etcd://host:port[,host:port…][/prefix]");
-        }
-        return Ok(Arc::new(Etcd::connect(&hosts, prefix).await.with_context(|| format!("store \"{address}\""))?));
-    }
-    if address.is_empty() || address.contains("://") {
-        bail!("store \"{address}\" is none of memory:, etcd://host:port[,…][/prefix], or a folder");
-    }
-    Ok(Arc::new(Embedded::open(address.as_ref()).with_context(|| format!("store \"{address}\""))?))
 }

@@ -21,6 +21,7 @@ mod placement;
 mod record;
 mod requests;
 pub mod shard_map;
+mod inputs;
 mod status;
 mod suspicion;
 mod timers;

@@ -143,9 +143,8 @@ impl Agent {
                     return;
                 }
                 // Every beat and on change, as the real one.
-                match tokio::time::timeout(Duration::from_millis(100), newest.changed()).await {
-                    Ok(Err(_)) => return,
-                    Ok(Ok(())) | Err(_) => {}
+                if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(100), newest.changed()).await {
+                    return;
                 }
             }
         });

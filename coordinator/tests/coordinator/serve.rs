@@ -4,12 +4,17 @@ use crate::cluster::{
     self, Agent, eventually, leader, leader_with, report, start, start_with, status_when, submission,
 };
 use bytes::Bytes;
-use elastic_coordinator::store::{Embedded, Memory, Store};
+use elastic_control::Record;
+use elastic_coordinator::store::{Candidate, Embedded, Leadership, Memory, Store, StoreError, async_trait};
 use elastic_proto::client::Coordinator;
 use elastic_proto::{Credentials, Refusal, ServerCertificate};
-use elastic_spec::Digest;
 use elastic_spec::api::{JobState, Scale};
+use elastic_spec::facts::{End, NodeWant, Process};
+use elastic_spec::{Digest, Term};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_submitted_wanted_reported_and_done() {
@@ -221,4 +226,82 @@ async fn an_open_bind_is_refused_before_anything_is_served() {
     let served = elastic_coordinator::serve(listener, Arc::new(Memory::new()), config, std::future::pending()).await;
     let words = format!("{:#}", served.unwrap_err());
     assert!(words.contains("--insecure") && words.contains("--tls-cert"), "{words}");
+}
+
+/// A store whose commits hang while the gate is shut, like one whose disk does not answer.
+struct Gated {
+    store: Memory,
+    open: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Store for Gated {
+    async fn campaign(&self, candidate: &Candidate) -> Result<Leadership, StoreError> {
+        self.store.campaign(candidate).await
+    }
+    async fn resign(&self, term: Term) {
+        self.store.resign(term).await;
+    }
+    async fn leader(&self) -> Result<Option<String>, StoreError> {
+        self.store.leader().await
+    }
+    async fn load(&self) -> Result<Vec<Record>, StoreError> {
+        self.store.load().await
+    }
+    async fn commit(&self, term: Term, records: &[Record]) -> Result<(), StoreError> {
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        self.store.commit(term, records).await
+    }
+    async fn put_blob(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.store.put_blob(digest, bytes).await
+    }
+    async fn blob_bytes(&self, digest: Digest) -> Result<Option<u64>, StoreError> {
+        self.store.blob_bytes(digest).await
+    }
+    async fn get_blob(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        self.store.get_blob(digest).await
+    }
+    async fn sweep_blobs(&self, keep: &BTreeSet<Digest>, age: Duration) -> Result<(), StoreError> {
+        self.store.sweep_blobs(keep, age).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_holds_up_no_view_and_no_reply_goes_ahead_of_its_record() {
+    let store = Arc::new(Gated { store: Memory::new(), open: watch::channel(true).0 });
+    let running = start(store.clone());
+    let coordinator = leader(&running.address).await;
+    let mut agent = Agent::attach(&coordinator, report("n1")).await.unwrap();
+    let job = coordinator.submit(submission("digits")).await.unwrap();
+    let size = |w: &NodeWant| Some(w.jobs.first()?.view.as_ref()?.world_size());
+    agent.obey_until("a view of both", |w| size(w) == Some(2)).await;
+    status_when(&coordinator, &job, "it runs", |s| s.state == JobState::Running).await;
+
+    store.open.send_replace(false);
+    agent.change(|report| {
+        let Process::Running { status, .. } = &report.workers[1].process else { panic!("it runs") };
+        report.workers[1].process = Process::Exited { end: End::Signal(9), status: status.clone() };
+    });
+    let ended = agent.report().workers[1].worker;
+    let begun = Instant::now();
+    let want = agent.obey_until("a view without it", |w| size(w) == Some(1)).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(want.acknowledged, []);
+    let submitting = tokio::spawn({
+        let coordinator = coordinator.clone();
+        async move { coordinator.submit(submission("more")).await }
+    });
+    // Many reports later it still has no reply.
+    for _ in 0..20 {
+        agent.change(|_| {});
+        coordinator.jobs().await.unwrap();
+    }
+    assert!(!submitting.is_finished());
+    assert_eq!(store.load().await.unwrap().len(), 1, "only the first job is on record");
+
+    store.open.send_replace(true);
+    submitting.await.unwrap().unwrap();
+    agent.obey_until("its end acknowledged", |w| w.acknowledged.contains(&ended)).await;
+    assert_eq!(store.load().await.unwrap().iter().filter(|r| r.key.starts_with("job/")).count(), 2);
+    running.stop();
 }

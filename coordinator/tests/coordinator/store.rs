@@ -182,11 +182,3 @@ async fn etcd_away_ends_no_leadership_and_a_lease_that_is_over_does() {
     store.resign(leader.term).await;
     tokio::time::timeout(Duration::from_secs(10), leader.ended()).await.expect("told by etcd");
 }
-
-#[tokio::test]
-async fn a_store_address_that_is_none_is_refused_with_what_is_allowed() {
-    for bad in ["", "etcd://", "etcd://a:1,,b:2", "etcd://a:1/", "consul://a:1"] {
-        let Err(e) = elastic_coordinator::store::open(bad).await else { panic!("{bad:?} must be refused") };
-        assert!(format!("{e:#}").contains("etcd://host:port"), "{e:#}");
-    }
-}
