@@ -109,8 +109,7 @@ impl World {
         }
         let half = effects.then_send.len() / 2;
         let is_split = half > 0 && self.leaders.last().map(|l| l.term) == Some(term);
-        let mut sent = 0;
-        for (name, want) in effects.then_send {
+        for (sent, (name, want)) in effects.then_send.into_iter().enumerate() {
             if let Some(left) = self.crash_after_orders.as_mut().filter(|_| is_split && sent == half) {
                 *left -= 1;
                 if *left == 0 {
@@ -118,7 +117,6 @@ impl World {
                     return self.crash_leader();
                 }
             }
-            sent += 1;
             let Some(node) = self.nodes.iter().position(|n| n.name == name) else { continue };
             if !self.chance.permille(self.net.loss) {
                 let delay = self.net.delay(&mut self.chance);

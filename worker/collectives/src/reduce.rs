@@ -31,7 +31,7 @@ pub fn sum(layout: Layout, chunk: u32, shards: u16, parts: &[(TreeNode, Bytes)])
 /// The same for the subtree of `node`: how a member adds up its own leaves.
 pub fn sum_under(layout: Layout, chunk: u32, node: TreeNode, parts: &[(TreeNode, Bytes)]) -> Result<Bytes, SumError> {
     let wanted = layout.bytes(chunk);
-    for (node, bytes) in parts.iter().filter(|(_, bytes)| bytes.len() != wanted) {
+    if let Some((node, bytes)) = parts.iter().find(|(_, bytes)| bytes.len() != wanted) {
         return Err(SumError::Size { node: *node, chunk, bytes: bytes.len(), wanted });
     }
     let by_node: BTreeMap<TreeNode, &Bytes> = parts.iter().map(|(node, bytes)| (*node, bytes)).collect();
