@@ -137,7 +137,10 @@ mod tests {
     #[test]
     fn a_point_is_read() {
         let point = parse("after-contribute:3:kill@1").unwrap();
-        assert_eq!((point.name.as_str(), point.hit, point.action, point.slot), ("after-contribute", 3, Action::Kill, Some(1)));
+        assert_eq!(
+            (point.name.as_str(), point.hit, point.action, point.slot),
+            ("after-contribute", 3, Action::Kill, Some(1))
+        );
         assert_eq!(parse("finished:1:exit:7").unwrap().action, Action::Exit(7));
     }
 

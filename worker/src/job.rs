@@ -52,7 +52,14 @@ impl Job {
     }
 
     /// What `shard` contributes to `round`; its floats are written to `out`, all of them.
-    pub fn leaf(&self, scratch: &mut (dyn Any + Send), floats: &[f32], round: Round, shard: Shard, out: &mut [f32]) -> Tail {
+    pub fn leaf(
+        &self,
+        scratch: &mut (dyn Any + Send),
+        floats: &[f32],
+        round: Round,
+        shard: Shard,
+        out: &mut [f32],
+    ) -> Tail {
         match self.schedule.kind(round) {
             Kind::Train(step) => {
                 let batch = self.data.train_batch(&self.plan, step, shard);

@@ -13,22 +13,22 @@
 //! | [`publisher`], [`contents`], [`rows`] | checkpoints and the event log, written beside it |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
-mod env;
-mod boot;
 mod agent_link;
-mod status;
-mod member_loop;
-mod trainer;
-mod pool;
-mod job;
-mod state;
-mod sums;
-mod publisher;
+mod boot;
 mod contents;
-mod rows;
-mod fault;
+mod env;
 mod fail;
+mod fault;
+mod job;
+mod member_loop;
+mod pool;
+mod publisher;
+mod rows;
+mod state;
+mod status;
 mod stderr;
+mod sums;
+mod trainer;
 #[cfg(test)]
 mod world;
 
@@ -76,7 +76,8 @@ pub fn main_with(
 
 fn run(build: Builder) -> ExitCode {
     let _ = tracing_subscriber::fmt().with_writer(|| stderr::Stderr).with_ansi(false).with_target(false).try_init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an event queue");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an event queue");
     let code = match prepare(&runtime) {
         Ok((env, agent)) => live(&runtime, env, agent, build),
         Err(fault) => {
@@ -214,7 +215,8 @@ impl Seat {
         let Booted { job, state, restored } = booted;
         let shared = Shared::new(job, state);
         let (metrics, published) = (Arc::default(), Arc::new(Mutex::new(restored)));
-        let publisher = Publisher::start(self.place(), shared.clone(), published.clone(), &self.alarm, self.answer.clone());
+        let publisher =
+            Publisher::start(self.place(), shared.clone(), published.clone(), &self.alarm, self.answer.clone());
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));
         if ready.send(Ok(Ready { config, shared, metrics, published })).is_ok() {

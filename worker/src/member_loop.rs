@@ -238,7 +238,9 @@ impl MemberLoop {
             Ok(()) => Ok(()),
             // It will be asked for again.
             Err(TrySendError::Full(Task::TakeState { .. })) => Ok(()),
-            Err(TrySendError::Full(task)) => Err(Fault::Internal(format!("the training thread's queue is full: {task:?}"))),
+            Err(TrySendError::Full(task)) => {
+                Err(Fault::Internal(format!("the training thread's queue is full: {task:?}")))
+            }
             // The alarm that says why is on its way, and is heard first.
             Err(TrySendError::Disconnected(_)) => Ok(()),
         }

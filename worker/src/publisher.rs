@@ -50,13 +50,7 @@ struct Waiting {
 }
 
 impl Publisher {
-    pub fn start(
-        place: Place,
-        shared: Arc<Shared>,
-        newest: Newest,
-        alarm: &Alarm,
-        events: Sender<Event>,
-    ) -> Publisher {
+    pub fn start(place: Place, shared: Arc<Shared>, newest: Newest, alarm: &Alarm, events: Sender<Event>) -> Publisher {
         let waiting: Arc<(Mutex<Waiting>, Condvar)> = Arc::default();
         let theirs = waiting.clone();
         alarm.thread("publish", move || run(&theirs, place, &shared, &newest, &events));
@@ -113,11 +107,12 @@ fn next((waiting, woken): &(Mutex<Waiting>, Condvar)) -> (Copy, Vec<Round>) {
 
 impl Place {
     /// The event log first: once the last manifest is there, the run may be taken for complete.
-    fn write(&mut self, job: &Job, copy: &Copy) -> Result<Published> {
+    pub fn write(&mut self, job: &Job, copy: &Copy) -> Result<Published> {
         fail::point("publish-begin");
         rows::write(&self.events, &copy.state.rows).with_context(|| format!("write {}", self.events.display()))?;
         self.origin.epoch = copy.epoch;
-        let published = self.checkpoints.publish(&self.origin, &job.contents(&copy.state)).context("publish a checkpoint")?;
+        let published =
+            self.checkpoints.publish(&self.origin, &job.contents(&copy.state)).context("publish a checkpoint")?;
         if let Err(error) = self.checkpoints.clean(&self.origin, &self.keep) {
             tracing::warn!(%error, dir = %self.checkpoints.dir().display(), "older checkpoints could not be removed");
         }

@@ -123,7 +123,9 @@ mod tests {
             assert_eq!(lines(&path), then);
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("{\"step\":1,\"loss\":1.5,\"samples\":2,\"correct\":1,\"lr\":0.1,\"grad_norm\":0.0}\n"));
+        assert!(
+            text.starts_with("{\"step\":1,\"loss\":1.5,\"samples\":2,\"correct\":1,\"lr\":0.1,\"grad_norm\":0.0}\n")
+        );
     }
 
     #[test]

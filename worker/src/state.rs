@@ -180,7 +180,9 @@ mod tests {
             Body::State { payload, .. } => payload,
             other => panic!("a state is sent, not {other:?}"),
         };
-        (0..parts).map(|p| state.frames(p, parts).into_iter().map(payload).collect::<Vec<_>>().concat().into()).collect()
+        (0..parts)
+            .map(|p| state.frames(p, parts).into_iter().map(payload).collect::<Vec<_>>().concat().into())
+            .collect()
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use crate::fault::{Alarm, Fault};
 use crate::job::Job;
 use crate::member_loop::{Inputs, MemberLoop, Outputs};
 use crate::pool::{Pool, Shared};
-use crate::publisher::{Place, PointedFs, Publisher};
+use crate::publisher::{Copy, Place, PointedFs, Publisher};
 use crate::rows::Row;
 use crate::state::State;
 use crate::status::{self, Speaker};
@@ -21,12 +21,12 @@ use elastic_spec::batch::Batch;
 use elastic_spec::facts::{Phase, WorkerStatus};
 use elastic_spec::frame::Frame;
 use elastic_spec::job::{
-    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind, ModelSpec,
-    Optimizer, Reduce, ResourceSpec, TrainSpec,
+    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
+    ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
 };
 use elastic_spec::layout::Tail;
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
-use elastic_spec::{Digest, Epoch, JobId, NodeId, Rank, WorkerId};
+use elastic_spec::{Digest, Epoch, JobId, NodeId, Rank, Round, Step, WorkerId};
 use elastic_tensor::{LeafKey, Network, ParamInfo, StateLayout};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -238,7 +238,8 @@ impl World {
         let mut states: Vec<State> = Vec::new();
         for i in ranks {
             let ended = tokio::time::timeout(WAIT, &mut self.ranks[*i].ended).await;
-            let leaving = ended.unwrap_or_else(|_| panic!("rank {i} did not end: {:?}", self.ranks[*i].said.borrow().1));
+            let leaving =
+                ended.unwrap_or_else(|_| panic!("rank {i} did not end: {:?}", self.ranks[*i].said.borrow().1));
             assert_eq!(leaving.unwrap().unwrap(), Leaving::Finished, "rank {i}");
             states.push(self.ranks[*i].shared.state.read().unwrap().clone());
         }
@@ -258,13 +259,7 @@ fn start(id: WorkerId, shared: Arc<Shared>, threads: usize, wires: Arc<Wires>, d
     let (alarm, alarms) = Alarm::new();
     let (answer, answers) = mpsc::channel(1024);
     let (tasks, queue) = sync_channel(1024);
-    let job = JobId::parse("world").unwrap();
-    let place = Place {
-        checkpoints: Checkpoints::on(Arc::new(PointedFs), dir.join("checkpoints")),
-        origin: Origin { cluster: "c".into(), job, config: Digest::default(), epoch: Epoch::default() },
-        keep: Keep { newest: 2, in_use: Vec::new() },
-        events: dir.join("events.jsonl"),
-    };
+    let place = place(dir);
     let (metrics, published) = (Arc::default(), Arc::default());
     let publisher = Publisher::start(place, shared.clone(), Arc::clone(&published), &alarm, answer.clone());
     let trainer = Trainer::new(Pool::new(shared.clone(), threads), publisher, Arc::clone(&metrics));
@@ -289,6 +284,16 @@ fn start(id: WorkerId, shared: Arc<Shared>, threads: usize, wires: Arc<Wires>, d
         leaving
     });
     Running { id, order, said, shared, ended }
+}
+
+fn place(dir: &Path) -> Place {
+    let job = JobId::parse("world").unwrap();
+    Place {
+        checkpoints: Checkpoints::on(Arc::new(PointedFs), dir.join("checkpoints")),
+        origin: Origin { cluster: "c".into(), job, config: Digest::default(), epoch: Epoch::default() },
+        keep: Keep { newest: 2, in_use: Vec::new() },
+        events: dir.join("events.jsonl"),
+    }
 }
 
 /// Far more than any of these worlds needs.
@@ -388,4 +393,22 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     let other = Setting { features: 6, ..SMALL }.job();
     let error = job.restore(&mut job.first_state(), &other.contents(&other.first_state())).unwrap_err();
     assert!(error.to_string().contains("tensor \"weight\" is F32 [6] where the model has F32 [5]"), "{error}");
+}
+
+#[test]
+fn a_pause_between_a_step_and_its_validation_does_not_bar_the_checkpoint_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (job, mut place) = (SMALL.job(), place(dir.path()));
+    let mut state = job.first_state();
+    let mut gens = Vec::new();
+    while gens.len() < 2 {
+        if job.schedule.step_at(state.round) == Step(10) {
+            let epoch = Epoch::new(1, 1 + gens.len() as u64);
+            place.write(&job, &Copy { state: state.clone(), epoch }).unwrap();
+            gens.push(place.checkpoints.newest_verified().unwrap().newest.unwrap().manifest);
+        }
+        let mut reduced = vec![0.0; job.layout_of(state.round).floats];
+        job.apply(&mut state, &mut reduced, Tail { loss: 1.0, count: 32, correct: 0 });
+    }
+    assert_eq!((gens[0].round, gens[1].round), (Round(10), Round(11)), "the newer one is taken");
 }

@@ -149,7 +149,9 @@ fn look_around(disk: &dyn Disk, dir: &Path, ours: &Manifest) -> Result<Option<Pu
         if theirs.cluster == ours.cluster && theirs.term > ours.term {
             return Err(PublishError::Fenced { newer: Term(theirs.term), ours: Term(ours.term), path });
         }
-        if theirs.step != ours.step || theirs.config_sha256 != ours.config_sha256 {
+        // A job that pauses between a step and its validation is of another round of the same step.
+        let is_same = (theirs.step, theirs.round, theirs.config_sha256) == (ours.step, ours.round, ours.config_sha256);
+        if !is_same {
             continue;
         }
         match read::restore(disk, &path) {

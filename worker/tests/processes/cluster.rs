@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use elastic_proto::framed::Framed;
 use elastic_spec::facts::{Launch, Phase, WorkerStatus, WorkerUp};
 use elastic_spec::job::{
-    CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind, ModelSpec, Optimizer,
-    Reduce, ResourceSpec, TrainSpec,
+    CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind, ModelSpec,
+    Optimizer, Reduce, ResourceSpec, TrainSpec,
 };
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder, exit};
 use elastic_spec::{Digest, Epoch, JobId, NodeId, Rank, WorkerId};
@@ -135,13 +135,8 @@ impl Cluster {
             program: None,
         };
         std::fs::write(dir.path().join("launch.json"), serde_json::to_vec(&launch).unwrap()).unwrap();
-        let view = View {
-            job: job(),
-            epoch: Epoch::new(1, 0),
-            pace: Pace::Run,
-            members: Vec::new(),
-            shard_map: Vec::new(),
-        };
+        let view =
+            View { job: job(), epoch: Epoch::new(1, 0), pace: Pace::Run, members: Vec::new(), shard_map: Vec::new() };
         let mut cluster = Cluster { plan, dir, seats, processes: Vec::new(), view, faults: 0 };
         // Those who come later boot now, so that only their joining is timed.
         (0..cluster.plan.world.max(cluster.plan.grow.1)).for_each(|_| cluster.spawn());
@@ -256,10 +251,15 @@ impl Cluster {
     }
 
     fn reap(&mut self) {
-        let waited_for: Vec<WorkerId> =
-            (0..self.processes.len()).filter(|i| self.runs(*i)).filter_map(|i| self.status(i)).flat_map(|s| s.waiting_on).collect();
+        let waited_for: Vec<WorkerId> = (0..self.processes.len())
+            .filter(|i| self.runs(*i))
+            .filter_map(|i| self.status(i))
+            .flat_map(|s| s.waiting_on)
+            .collect();
         for i in 0..self.processes.len() {
-            if let Some(status) = self.processes[i].child.try_wait().unwrap().filter(|_| self.processes[i].end.is_none()) {
+            if let Some(status) =
+                self.processes[i].child.try_wait().unwrap().filter(|_| self.processes[i].end.is_none())
+            {
                 self.processes[i].end = Some(status.code());
                 let is_fault = !matches!(status.code(), Some(exit::DONE | exit::DRAINED));
                 self.faults += usize::from(is_fault);
@@ -287,10 +287,12 @@ impl Cluster {
             let members = self.view.members.iter().filter(move |m| m.role == role);
             members.filter_map(|m| self.processes.iter().position(|p| p.id == m.worker)).filter(|i| self.runs(*i))
         };
-        let (mut active, mut learners): (Vec<_>, Vec<_>) = (in_role(Role::Active).collect(), in_role(Role::Learner).collect());
+        let (mut active, mut learners): (Vec<_>, Vec<_>) =
+            (in_role(Role::Active).collect(), in_role(Role::Learner).collect());
         let is_finishing = self.processes.iter().any(|p| p.end == Some(Some(exit::DONE)));
         let idle = |i: usize, active: &[usize], learners: &[usize]| {
-            let is_idle = self.runs(i) && !self.processes[i].is_leaving && !active.contains(&i) && !learners.contains(&i);
+            let is_idle =
+                self.runs(i) && !self.processes[i].is_leaving && !active.contains(&i) && !learners.contains(&i);
             is_idle && self.status(i).is_some_and(|s| s.at.is_some())
         };
         let waiting: Vec<usize> = (0..self.processes.len()).filter(|i| idle(*i, &active, &learners)).collect();
@@ -305,7 +307,8 @@ impl Cluster {
         }
         let caught_up = |i: &usize| self.status(*i).is_some_and(|s| s.phase == Phase::CaughtUp);
         active.extend(learners.extract_if(.., |i| caught_up(i)));
-        let changed = self.view.members.len() != active.len() + learners.len() || self.view.active().count() != active.len();
+        let changed =
+            self.view.members.len() != active.len() + learners.len() || self.view.active().count() != active.len();
         if changed {
             self.publish_view(&active, &learners);
         }

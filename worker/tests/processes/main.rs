@@ -60,7 +60,8 @@ fn two_and_three_processes_end_with_the_bits_of_one() {
 #[test]
 fn the_event_log_has_one_row_a_step() {
     let outcome = undisturbed();
-    let steps = outcome.events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].clone());
+    let steps =
+        outcome.events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].clone());
     assert!(steps.eq(1..=Plan::of(1).steps), "each step once, in order");
 }
 
