@@ -22,7 +22,8 @@ pub struct NodeReport {
     pub log_address: String,
     /// The agent was asked to leave (SIGTERM, `elastic drain`).
     pub draining: bool,
-    /// The highest order of the coordinator that the agent has seen: no leader may go below.
+    /// (term, revision) of the newest order that the agent acts on; of an earlier life, the term at least. No
+    /// leader may go below, and what is not confirmed by it is said again.
     pub seen: Epoch,
     /// One for each worker process that runs or whose end has not been acknowledged.
     pub workers: Vec<WorkerReport>,

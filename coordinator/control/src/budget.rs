@@ -1,7 +1,7 @@
 //! How many restarts a job may still spend, and how long to wait before the next.
 //!
 //! The rule: `elastic.restarts` may be spent. Faults within `charge_window_ms` of a charged one are the
-//! same trouble and cost nothing more. Every `refill_steps` steps of new progress give one back, and so
+//! same trouble and cost nothing more, unless the process was started after that one. Every `refill_steps` steps of new progress give one back, and so
 //! does each newly published checkpoint. The wait before a restart doubles with each one that is spent.
 
 use crate::event::Config;
@@ -40,16 +40,24 @@ impl Budget {
         self.spent = self.spent.saturating_sub(gained);
     }
 
-    /// Pays for a restart. `false`: nothing is left to pay with.
-    pub fn charge(&mut self, now: Millis, config: &Config, restarts: u32) -> bool {
-        if self.charged.is_some_and(|at| now.since(at) <= config.charge_window_ms) {
+    /// Pays for the restart of a process that was asked for at `began`. `false`: nothing is left to pay with.
+    pub fn charge(&mut self, now: Millis, began: Millis, config: &Config, restarts: u32) -> bool {
+        if self.charged.is_some_and(|at| now.since(at) <= config.charge_window_ms && began < at) {
             return true;
         }
+        if !self.pay(restarts) {
+            return false;
+        }
+        self.charged = Some(now);
+        true
+    }
+
+    /// Spends one, if there is one.
+    pub fn pay(&mut self, restarts: u32) -> bool {
         if self.left(restarts) == 0 {
             return false;
         }
         self.spent += 1;
-        self.charged = Some(now);
         true
     }
 
@@ -71,9 +79,9 @@ mod tests {
         let config = Config::default();
         let mut budget = Budget::new(1);
         for at in [0, 2_000, 4_000] {
-            assert!(budget.charge(Millis(at), &config, 3));
+            assert!(budget.charge(Millis(at + 1), Millis(0), &config, 3));
         }
-        assert!(!budget.charge(Millis(6_000), &config, 3));
+        assert!(!budget.charge(Millis(6_000), Millis(0), &config, 3));
         budget.refill(&config, Step(250), Round(0));
         assert_eq!(budget.left(3), 2);
         budget.refill(&config, Step(299), Round(40));
@@ -87,9 +95,10 @@ mod tests {
         let config = Config::default();
         let mut budget = Budget::new(1);
         for at in [0, 10, 900] {
-            assert!(budget.charge(Millis(at), &config, 1));
+            assert!(budget.charge(Millis(at + 1), Millis(0), &config, 1));
         }
-        assert!(!budget.charge(Millis(1_001), &config, 1));
+        assert!(!budget.charge(Millis(500), Millis(400), &config, 1), "a new process that fails is new trouble");
+        assert!(!budget.charge(Millis(1_002), Millis(0), &config, 1));
     }
 
     #[test]
@@ -98,7 +107,7 @@ mod tests {
         let mut budget = Budget::new(7);
         let mut last = 0;
         for n in 0..12 {
-            budget.charge(Millis(n * 10_000), &config, 100);
+            budget.charge(Millis(n * 10_000), Millis(0), &config, 100);
             let wait = budget.backoff(&config);
             let base = (100u64 << n).min(30_000);
             assert!((base..=base + base / 4).contains(&wait), "{n}: {wait}");

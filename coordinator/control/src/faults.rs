@@ -65,10 +65,11 @@ impl Job {
         if slot.is_leaving() {
             return self.free(index, cause.to_string(), cluster);
         }
+        let began = slot.since;
         self.blame(index, cause, cluster);
         self.is_changed = true;
         self.budget.refill(cluster.config, self.seen.step, self.published_round());
-        if !self.budget.charge(cluster.now, cluster.config, self.spec.elastic.restarts) {
+        if !self.budget.charge(cluster.now, began, cluster.config, self.spec.elastic.restarts) {
             return self.go_on_without(index, cluster);
         }
         self.restarts += 1;
@@ -121,7 +122,7 @@ impl Job {
             return;
         }
         self.budget.refill(cluster.config, self.seen.step, self.published_round());
-        while self.owed > 0 && self.budget.charge(cluster.now, cluster.config, self.spec.elastic.restarts) {
+        while self.owed > 0 && self.budget.pay(self.spec.elastic.restarts) {
             self.owed -= 1;
             self.restarts += 1;
             self.is_changed = true;

@@ -14,6 +14,7 @@ mod note;
 
 mod budget;
 mod faults;
+mod inputs;
 mod leave;
 mod members;
 mod observe;
@@ -21,7 +22,6 @@ mod placement;
 mod record;
 mod requests;
 pub mod shard_map;
-mod inputs;
 mod status;
 mod suspicion;
 mod timers;
