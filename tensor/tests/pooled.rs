@@ -78,10 +78,10 @@ fn the_statistics_settle_at_those_of_the_valid_samples() {
         let ((mean, var), (wanted_mean, wanted_var)) = (running(shards, 16, 300), expected(16));
         for c in 0..FEATURES {
             assert!((mean[c] as f64 - wanted_mean[c]).abs() < 2e-3, "{shards} shards: mean {mean:?} {wanted_mean:?}");
-            // Shards take the unbiased variance of their own samples: a little more than the whole batch's.
-            let off = var[c] as f64 / wanted_var[c] - 1.0;
-            let most = if shards == 1 { 0.01 } else { 0.35 };
-            assert!(off > -0.01 && off < most, "{shards} shards: variance {var:?} {wanted_var:?}");
+            // The unbiased variance is met exactly by one shard, on average by more.
+            let off = (var[c] as f64 / wanted_var[c] - 1.0).abs();
+            let most = if shards == 1 { 1e-4 } else { 0.02 };
+            assert!(off < most, "{shards} shards: variance {var:?} {wanted_var:?}");
         }
     }
 }

@@ -4,6 +4,10 @@
 //! with no target but IGNORE pads a short batch and must not move the others. What the shard adds to the
 //! pooled running statistics leaves as two moments about the running mean, weighted by the number of valid
 //! targets: their sum over all shards is all that `optim` needs. Moments about a near centre do not cancel.
+//!
+//! Pooled, n values a shard and N in the whole batch, biased variances fall short of the batch's unbiased one
+//! by 1/N on average. The factor 1 + n / (N (n - 1)) on each shard's makes up for it; with one shard it is
+//! n / (n - 1), PyTorch's. N is taken from the scale, 1/B.
 
 use super::*;
 use crate::real::{sum, sum2};
@@ -83,17 +87,18 @@ impl Rule for BatchNorm {
         let count = F::of_usize((0..samples).filter(valid).count() * planes.plane);
         let weight = targets.iter().filter(|t| **t != IGNORE).count();
         let weight = F::of_usize(weight) * F::of(io.key.scale as f64);
+        let whole = F::of(planes.plane as f64 / io.key.scale as f64);
+        let bessel = if count > F::ONE { F::ONE + count / (whole * (count - F::ONE)) } else { F::ONE };
         for c in 0..planes.channels {
             let parts = || (0..samples).filter(valid).map(|s| planes.at(x, s, c));
             // A shard of padding alone has no statistics; any finite output will do.
             let m = if count > F::ZERO { total(parts(), |x| x) / count } else { running[c] };
             let squares = total(parts(), |x| (x - m) * (x - m));
             let var = if count > F::ZERO { squares / count } else { F::ZERO };
-            let unbiased = if count > F::ONE { squares / (count - F::ONE) } else { F::ZERO };
             let r = F::ONE / (var + F::of(self.eps)).sqrt();
             let off = m - running[c];
             (mean[c], rstd[c]) = (m, r);
-            (moment1[c], moment2[c]) = (weight * off, weight * (unbiased + off * off));
+            (moment1[c], moment2[c]) = (weight * off, weight * (var * bessel + off * off));
             for s in 0..samples {
                 let at = (s * planes.channels + c) * planes.plane;
                 for (y, x) in y[at..].iter_mut().zip(planes.at(x, s, c)) {

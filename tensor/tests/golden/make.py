@@ -246,6 +246,8 @@ def cnn():
             parts.append(F.batch_norm(
                 part, own["mean"], own["var"], p[f"{name}.weight"], p[f"{name}.bias"], training=True, momentum=1.0))
             share = len(part) / sum(shards)
+            n, whole = part[:, 0].numel(), job["batch"] * part[0, 0].numel()
+            own["var"] = own["var"] * (n - 1) / n * (1 + n / (whole * (n - 1)))
             mean = mean + share * (own["mean"] - old)
             square = square + share * (own["var"] + (own["mean"] - old) ** 2)
         running[f"{name}.running_mean"] = old + 0.1 * mean
