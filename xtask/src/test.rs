@@ -91,7 +91,7 @@ fn test_command(plan: &Plan) -> Command {
     command.env("ELASTIC_BIN", program("elastic")).env("ELASTIC_OWN_MODEL_BIN", program("own-model"));
     command.env("ELASTIC_SKIP_FILE", &plan.skip_file).env("CARGO_TERM_COLOR", "never").env("RUST_BACKTRACE", "1");
     // Nothing of the person's own set-up may steer a test.
-    command.env_remove("ELASTIC_COORDINATOR");
+    command.env_remove("ELASTIC_COORDINATOR").env_remove("ELASTIC_TOKEN").env_remove("ELASTIC_FAIL");
     match plan.full {
         true => {
             let seeds = std::env::var_os("ELASTIC_SEEDS").unwrap_or_else(|| SEEDS_FULL.into());
