@@ -101,10 +101,11 @@ struct Wire {
 impl Transport for Wire {
     fn send(&self, to: WorkerId, frame: Frame) -> Sent {
         let wires = self.wires.0.lock().unwrap();
-        match wires.get(&to).map(|inbox| inbox.try_send(LinkEvent::Frame { from: self.me, frame })) {
-            None | Some(Err(mpsc::error::TrySendError::Closed(_))) => Sent::Unknown,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => Sent::Full,
-            Some(Ok(())) => Sent::Queued,
+        let Some(inbox) = wires.get(&to) else { return Sent::Unknown };
+        match inbox.try_send(LinkEvent::Frame { from: self.me, frame }) {
+            Err(mpsc::error::TrySendError::Closed(_)) => Sent::Unknown,
+            Err(mpsc::error::TrySendError::Full(_)) => Sent::Full,
+            Ok(()) => Sent::Queued,
         }
     }
     fn set_peers(&self, _: Vec<(WorkerId, String)>) {}
