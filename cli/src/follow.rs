@@ -30,7 +30,7 @@ impl Follow {
     }
 
     /// Returns the status of the job when it is over. A coordinator that is away is waited for.
-    pub async fn to_end(&mut self, coordinator: &Coordinator) -> Result<JobStatus> {
+    pub async fn until_end(&mut self, coordinator: &Coordinator) -> Result<JobStatus> {
         let mut coordinator = coordinator.clone();
         let mut away = false;
         let mut first_step = None;

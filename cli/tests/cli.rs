@@ -231,6 +231,7 @@ fn a_job_whose_data_is_wrong_fails_with_the_reason() {
 const LONG: &[&str] = &["submit", "job.toml", "--set", "train.steps=30000", "--set", "checkpoint.every=500", "--json"];
 
 /// Starts a long run and waits until its first checkpoint is there; also the run's name.
+#[expect(clippy::zombie_processes, reason = "the caller waits; where no checkpoint comes, the test has failed")]
 fn caught_in_the_middle(folder: &Folder) -> (Child, String) {
     let child = folder.command(LONG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let until = Instant::now() + Duration::from_secs(60);

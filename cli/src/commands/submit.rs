@@ -103,7 +103,7 @@ async fn in_place(
     keep_job_file(&run_dir, file)?;
     let mut was_interrupted = false;
     let status = tokio::select! {
-        status = follow.to_end(&coordinator) => status?,
+        status = follow.until_end(&coordinator) => status?,
         error = inside.broke() => return Err(error),
         () = &mut interrupted => {
             was_interrupted = true;
@@ -131,7 +131,7 @@ async fn cancel(coordinator: &Coordinator, job: &JobId, follow: &mut Follow) -> 
         Err(elastic_proto::Refusal::NotNow(_)) | Ok(()) => {}
         Err(refusal) => return Err(refusal).context("cancel the job"),
     }
-    follow.to_end(coordinator).await
+    follow.until_end(coordinator).await
 }
 
 /// Worker processes on this machine: as asked, else as many as the job may have and there are cores.
@@ -227,7 +227,7 @@ async fn on_cluster(
     let mut follow = Follow::new(cluster, job.clone(), since);
     follow.progress.say(&format!("submitted as {job}"));
     let status = tokio::select! {
-        status = follow.to_end(&coordinator) => status?,
+        status = follow.until_end(&coordinator) => status?,
         () = signals::interrupted() => {
             follow.progress.finish();
             eprintln!("{job} goes on. `elastic status {job}` shows it, `elastic cancel {job}` stops it.");

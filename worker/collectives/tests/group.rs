@@ -197,11 +197,11 @@ async fn who_is_missing_is_named() {
     let mut group = Group::join(transport, events, short).unwrap();
     let floats = vec![1.0; 10];
     let leaf = Leaf { shard: Shard(0), floats: &floats, tail: Tail::default() };
-    let error = group.exact_all_reduce(&[leaf], &mut vec![0.0; 10]).await.unwrap_err().to_string();
+    let error = group.exact_all_reduce(&[leaf], &mut [0.0; 10]).await.unwrap_err().to_string();
     assert!(error.contains("the leaves of shards 1"), "{error}");
-    let error = group.exact_all_reduce(&[leaf, leaf], &mut vec![0.0; 10]).await.unwrap_err().to_string();
+    let error = group.exact_all_reduce(&[leaf, leaf], &mut [0.0; 10]).await.unwrap_err().to_string();
     assert!(error.contains("shard 0 is named twice"), "{error}");
-    let error = group.exact_all_reduce(&[leaf], &mut vec![0.0; 9]).await.unwrap_err().to_string();
+    let error = group.exact_all_reduce(&[leaf], &mut [0.0; 9]).await.unwrap_err().to_string();
     assert!(error.contains("9 floats where the group reduces 10"), "{error}");
 }
 
