@@ -3,11 +3,11 @@
 //! Pure: no clock, file, socket or environment. What travels on a wire is translated in `proto`.
 
 pub mod api;
+pub mod batch;
 pub mod facts;
 pub mod frame;
 pub mod ids;
 pub mod job;
-pub mod batch;
 pub mod layout;
 pub mod limits;
 pub mod tree;
