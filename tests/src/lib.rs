@@ -1,3 +1,4 @@
 //! What the tests of the whole share. The simulator and the scenarios are targets of their own.
 
+pub mod proxy;
 pub mod skip;

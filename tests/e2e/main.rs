@@ -1,0 +1,11 @@
+//! The product as people use it: real processes, real signals, a real etcd. Every test ends by comparing
+//! weights, optimizer state, validation and the event log with a run that nothing disturbed.
+
+mod cluster;
+mod coordinator_loss;
+mod faults;
+mod last_step;
+mod membership;
+mod netns;
+mod resume;
+mod world_sizes;
