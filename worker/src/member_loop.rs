@@ -192,7 +192,10 @@ impl MemberLoop {
                 let epoch = self.epoch.unwrap_or_default();
                 self.give(Task::Publish { round, epoch })?;
             }
-            Effect::Stalled { ms } => self.speaker.stalled(ms),
+            Effect::Stalled { ms } => {
+                tracing::info!(ms, "a fault was overcome");
+                self.speaker.stalled(ms);
+            }
             Effect::Links { peers } => {
                 self.backlog.retain(|(to, _)| peers.iter().any(|(peer, _)| peer == to));
                 self.links.set_peers(peers);
