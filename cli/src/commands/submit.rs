@@ -10,10 +10,12 @@ use crate::result::{Ending, short};
 use crate::{inputs, logging, show, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_agent::LogsIn;
+use elastic_proto::Refusal;
 use elastic_proto::client::Coordinator;
 use elastic_spec::JobId;
 use elastic_spec::api::{JobState, JobStatus, Submit};
 use elastic_spec::job::{JobSpec, ModelKind};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -60,17 +62,33 @@ async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, sin
         return Err(mistake(anyhow!(why)).into());
     }
     inputs::find_here(&mut file.spec)?;
-    if let Some(run) = &resume {
-        let dir = args.runs.join(run.as_str());
-        if !dir.is_dir() {
-            return Err(mistake(anyhow!("--resume {run}: there is no {}", dir.display())).into());
-        }
-    }
+    let _lock = resume.as_ref().map(|run| take_run(&args.runs, run)).transpose()?;
     let place = Place::make(&args.runs)?;
     logging::to_file(&place.path().join("elastic.log"))?;
     let outcome = in_place(args, &file, resume, since, &place).await;
     place.remove();
     Ok(outcome?)
+}
+
+/// A run to go on with: nobody else trains it as long as the returned file is open.
+fn take_run(runs: &Path, run: &JobId) -> Result<File> {
+    let dir = runs.join(run.as_str());
+    if !dir.is_dir() {
+        return Err(mistake(anyhow!("--resume {run}: there is no {}", dir.display())));
+    }
+    let lock = lock(&dir)?;
+    lock.ok_or_else(|| mistake(anyhow!("--resume {run}: another process trains this run; wait for it, or stop it")))
+}
+
+/// Two clusters on one run would write the same files. The directory itself is locked, so nothing is left behind.
+/// None: another process has it.
+fn lock(run_dir: &Path) -> Result<Option<File>> {
+    let dir = File::open(run_dir).with_context(|| format!("open {}", run_dir.display()))?;
+    match dir.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // Some file systems have no locks; a run on one is as it was without.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(dir)),
+    }
 }
 
 async fn in_place(
@@ -101,6 +119,8 @@ async fn in_place(
     let mut follow = Follow::new(cluster, job.clone(), since);
     let run_dir = PathBuf::from(coordinator.status(&job).await?.run_dir);
     keep_job_file(&run_dir, file)?;
+    // That of a run that is resumed is locked already.
+    let _lock = lock(&run_dir)?;
     let mut was_interrupted = false;
     let status = tokio::select! {
         status = follow.until_end(&coordinator) => status?,
@@ -128,7 +148,7 @@ async fn in_place(
 async fn cancel(coordinator: &Coordinator, job: &JobId, follow: &mut Follow) -> Result<JobStatus> {
     match coordinator.cancel(job).await {
         // It was over before.
-        Err(elastic_proto::Refusal::NotNow(_)) | Ok(()) => {}
+        Err(Refusal::NotNow(_)) | Ok(()) => {}
         Err(refusal) => return Err(refusal).context("cancel the job"),
     }
     follow.until_end(coordinator).await
@@ -215,6 +235,12 @@ async fn on_cluster(
     if let ModelKind::Own { program, .. } = &spec.model.kind {
         eprintln!("model.program: {program} is started on the nodes: it must be there, and agents must allow programs");
     }
+    if let Some(run) = &resume
+        && let Err(Refusal::NotFound(_)) = coordinator.status(run).await
+    {
+        // The coordinator may be a new one, and need not see the directory: only the nodes can tell.
+        eprintln!("warning: --resume {run}: no such job is known here; without a checkpoint of it the run begins anew");
+    }
     let submit = Submit { spec_json: spec.canonical_json(), blobs, resume };
     let job = coordinator.submit(submit).await.context("submit")?;
     if args.detach {
@@ -253,6 +279,19 @@ mod tests {
         {
             assert_eq!(quoted(word), expected);
         }
+    }
+
+    #[test]
+    fn a_run_that_is_being_trained_is_not_taken_by_another() {
+        let runs = tempfile::tempdir().unwrap();
+        let run = JobId::parse("digits-1").unwrap();
+        assert!(take_run(runs.path(), &run).is_err(), "there is none yet");
+        std::fs::create_dir(runs.path().join("digits-1")).unwrap();
+        let first = take_run(runs.path(), &run).unwrap();
+        let refused = take_run(runs.path(), &run).unwrap_err();
+        assert!(refused.to_string().contains("another process trains this run"), "{refused}");
+        drop(first);
+        assert!(take_run(runs.path(), &run).is_ok());
     }
 
     #[test]
