@@ -3,6 +3,7 @@
 use crate::exit::Exit;
 use crate::show;
 use elastic_spec::api::{JobState, JobStatus};
+use elastic_spec::facts::Published;
 use serde::Serialize;
 use std::path::Path;
 
@@ -70,11 +71,18 @@ impl Ending<'_> {
             state: status.state.as_str(),
             steps: status.step.0,
             validation,
-            weights_sha256: status.published.as_ref().map(|p| p.weights_sha256.to_string()),
+            weights_sha256: self.weights().map(|p| p.weights_sha256.to_string()),
             run_dir: &status.run_dir,
             views: status.views,
             stall_ms: Stall { p50: percentile(&status.stalls_ms, 50), p99: percentile(&status.stalls_ms, 99) },
         }
+    }
+
+    /// What was published of the step that the job came to; the newest checkpoint of a job that was stopped is of an
+    /// earlier one.
+    fn weights(&self) -> Option<&Published> {
+        let is_over = self.status.state == JobState::Succeeded;
+        self.status.published.as_ref().filter(|p| is_over || p.step == self.status.step)
     }
 
     /// Written beside the checkpoints, where the run directory is on this machine.
@@ -117,8 +125,12 @@ impl Ending<'_> {
             say("validation accuracy", format!("{}  ({} of {})", show::percent(accuracy), tail.correct, tail.count));
             say("validation loss", show::loss(loss));
         }
-        if let Some(published) = &status.published {
-            say("weights SHA-256", published.weights_sha256.to_string());
+        match (self.weights(), &status.published) {
+            (Some(weights), _) => say("weights SHA-256", weights.weights_sha256.to_string()),
+            (None, Some(older)) => {
+                say("newest checkpoint", format!("step {}, weights {}", older.step, older.weights_sha256));
+            }
+            (None, None) => {}
         }
         if let Some(ms) = self.first_step_ms {
             say("first step after", show::span(ms));
@@ -153,7 +165,7 @@ pub fn short(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elastic_spec::facts::{Metrics, Published};
+    use elastic_spec::facts::Metrics;
     use elastic_spec::layout::Tail;
     use elastic_spec::{Digest, JobId, Round, Step};
 
@@ -222,6 +234,15 @@ mod tests {
         {
             assert!(words.contains(part), "{words}");
         }
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_step_is_not_told_as_the_weights() {
+        let status = JobStatus { state: JobState::Cancelled, step: Step(500), ..status() };
+        let ending = Ending { status: &status, took_ms: 1_000, first_step_ms: None };
+        let line = serde_json::to_string(&ending.line()).unwrap();
+        assert!(line.contains("\"weights_sha256\":null"), "{line}");
+        assert!(ending.words().contains("newest checkpoint    step 420, weights e3b0"), "{}", ending.words());
     }
 
     #[test]
