@@ -1,7 +1,7 @@
 //! The command line: what may be said, with an example for each. Nothing is decided here.
 
 use crate::exit::EXIT_CODES;
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
@@ -186,12 +186,13 @@ pub struct Nodes {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("bounds").args(["min", "max"]).required(true).multiple(true))]
 #[command(after_help = "Examples:\n  elastic scale digits-3f2a --min 2 --max 8\n  elastic scale digits-3f2a --max 1")]
 pub struct Scale {
     /// The job's id
     pub job: String,
     /// With fewer workers the job pauses; left out: as it is
-    #[arg(long, value_name = "A", value_parser = clap::value_parser!(u16).range(1..), required_unless_present = "max")]
+    #[arg(long, value_name = "A", value_parser = clap::value_parser!(u16).range(1..))]
     pub min: Option<u16>,
     /// Most workers at once; left out: as it is
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u16).range(1..))]

@@ -9,6 +9,7 @@ use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_agent::AgentConfig;
 use elastic_spec::NodeId;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,11 +17,20 @@ pub async fn run(args: args::Agent) -> Outcome {
     logging::to_stderr("info");
     let cluster = Cluster::needed(&args.reach)?;
     let first = cluster.urls[0].clone();
+    let access = access(&args.listening, cluster.credentials.token.clone())?;
+    if let Ok(bind) = args.bind.parse::<IpAddr>() {
+        access.check(SocketAddr::new(bind, 0)).context("--bind").map_err(mistake)?;
+        if bind.is_unspecified() && args.advertise.is_none() {
+            return Err(
+                mistake(anyhow!("--bind {bind}: say with --advertise HOST where others reach this node")).into()
+            );
+        }
+    }
     let config = AgentConfig {
         name: args.name.as_deref().map(NodeId::parse).transpose().context("--name").map_err(mistake)?,
         slots: args.slots,
         coordinators: cluster.urls,
-        access: access(&args.listening, cluster.credentials.token.clone())?,
+        access,
         credentials: cluster.credentials,
         advertise: args.advertise.unwrap_or_else(|| args.bind.clone()),
         bind: args.bind,
