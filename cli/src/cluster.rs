@@ -6,7 +6,9 @@ use elastic_agent::{AgentConfig, LogsIn};
 use elastic_coordinator::store::Embedded;
 use elastic_proto::{Access, Credentials};
 use elastic_spec::NodeId;
+use rustix::fs::{FlockOperation, flock};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,29 +130,40 @@ pub fn random() -> Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// A directory for one cluster under `<runs>/.cluster`, removed by [`Place::remove`]. What a killed process left
-/// there is removed by the next.
-pub struct Place(PathBuf);
+/// A directory for one cluster under `<runs>/.cluster`, locked while this process lives. What a killed
+/// process left there is removed by the next; process numbers would not do, since machines and containers
+/// may share the directory of runs.
+pub struct Place {
+    dir: PathBuf,
+    _lock: File,
+}
 
 impl Place {
     pub fn make(runs: &Path) -> Result<Place> {
         let all = runs.join(".cluster");
         for left in std::fs::read_dir(&all).into_iter().flatten().flatten() {
-            let pid = left.file_name().to_string_lossy().split('-').next().and_then(|pid| pid.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            if lock(&left.path()).is_ok() {
                 let _ = std::fs::remove_dir_all(left.path());
             }
         }
-        let dir = all.join(format!("{}-{:08x}", std::process::id(), random()? as u32));
+        let dir = all.join(format!("{:016x}", random()?));
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        Ok(Place(dir))
+        // Between the two lines another process may take it for a leftover: then this start fails, and says so.
+        let lock = lock(&dir).with_context(|| format!("lock {}", dir.display()))?;
+        Ok(Place { dir, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.dir
     }
 
     pub fn remove(&self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn lock(dir: &Path) -> std::io::Result<File> {
+    let file = File::create(dir.join("lock"))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
 }

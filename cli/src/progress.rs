@@ -1,6 +1,7 @@
 //! Shows how far a job is: a bar on a terminal, else a line every few seconds; always on stderr.
 
 use crate::show;
+use elastic_spec::Epoch;
 use elastic_spec::api::{Fault, JobState, JobStatus};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -22,6 +23,7 @@ pub struct Progress {
 struct Last {
     started: bool,
     workers: usize,
+    epoch: Option<Epoch>,
     state: Option<JobState>,
     reason: String,
     fault: Option<Fault>,
@@ -87,10 +89,19 @@ impl Progress {
             self.last.started = true;
             let total = show::plural(status.steps_total, "step");
             self.say(&format!("{}: {total} on {}", status.job, show::plural(workers as u64, "worker")));
-        } else if self.last.started && workers != self.last.workers && !status.state.is_over() && workers > 0 {
+        } else if self.last.started
+            && workers != self.last.workers
+            && status.epoch != self.last.epoch
+            && !status.state.is_over()
+            && workers > 0
+        {
             self.say(&format!("step {}: now on {}", status.step, show::plural(workers as u64, "worker")));
         }
-        self.last.workers = workers;
+        // A new leader hears of the members one by one; only another view is a change.
+        if status.epoch != self.last.epoch {
+            self.last.workers = workers;
+            self.last.epoch = status.epoch;
+        }
         let waits = matches!(status.state, JobState::Pending | JobState::Paused);
         let patient = status.state == JobState::Pending && self.since.elapsed() < PATIENCE;
         let is_new = (Some(status.state), &status.reason) != (self.last.state, &self.last.reason);

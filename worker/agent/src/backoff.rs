@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 const FIRST_MS: u64 = 25;
-const LONGEST_MS: u64 = 2_000;
+// A new leader waits some seconds before it evicts: every agent should be back by then.
+const LONGEST_MS: u64 = 500;
 
 #[derive(Debug, Default)]
 pub struct Backoff {
