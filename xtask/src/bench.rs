@@ -3,6 +3,7 @@
 
 use crate::tools;
 use anyhow::{Result, bail};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// All of them; `cargo xtask test --full` runs each once.
@@ -12,9 +13,13 @@ pub fn run(name: &str, args: &[&str]) -> Result<ExitCode> {
     if !NAMES.contains(&name) {
         bail!("there is no bench named {name}; there are: {}", NAMES.join(", "));
     }
-    let script = tools::root().join("bench").join(name).join("run");
     tools::run(tools::cargo().args(["build", "--release", "--package", "elastic"]))?;
-    let program = tools::release_dir()?.join("elastic");
-    tools::run(Command::new(script).args(args).env("ELASTIC_BIN", program).current_dir(tools::root()))?;
+    start(name, args, &tools::release_dir()?.join("elastic"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a bench on the program that is there.
+pub fn start(name: &str, args: &[&str], program: &Path) -> Result<()> {
+    let script = tools::root().join("bench").join(name).join("run");
+    tools::run(Command::new(script).args(args).env("ELASTIC_BIN", program).current_dir(tools::root()))
 }

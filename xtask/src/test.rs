@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that holds the promises, in one command that needs nothing set up before.
 //!
-//! One release build, one `cargo test`; the programs that end-to-end tests start are built first and named by
-//! `ELASTIC_BIN` and `ELASTIC_OWN_MODEL_BIN`. The whole output is kept in `target/xtask-test.log`, a person sees
+//! One release build, one `cargo test`; the programs that end-to-end tests start are named by `ELASTIC_BIN` and
+//! `ELASTIC_OWN_MODEL_BIN`. The whole output is kept in `target/xtask-test.log`, a person sees
 //! one line a program and, where something failed, all that this program said.
 
 use crate::bench;
@@ -43,16 +43,17 @@ pub fn run(args: &[&str]) -> Result<ExitCode> {
     File::create(&skip_file).with_context(|| format!("create {}", skip_file.display()))?;
     let plan = Plan { full: flags.contains(&"--full"), filters, release_dir, skip_file };
 
-    println!("building the programs that the tests start");
-    tools::run(tools::cargo().args(["build", "--release", "--package", "elastic", "--package", "own-model"]))?;
-    println!("[{:>6.1} s] building and running the tests", start.elapsed().as_secs_f64());
+    // Programs and tests in one go: asked for apart, some libraries would get other features and be compiled twice.
+    println!("building the programs and their tests");
+    tools::run(tools::cargo().args(["build", "--release", "--workspace", "--bins", "--tests"]))?;
+    println!("[{:>6.1} s] running the tests", start.elapsed().as_secs_f64());
 
     let mut tally = Tally::default();
     let succeeded = run_tests(&plan, start, &mut tally)?;
     let said = std::fs::read_to_string(&plan.skip_file).unwrap_or_default();
     said.lines().filter_map(skip_entry).for_each(|(name, reason)| tally.skip(name, reason));
     if plan.full && plan.filters.is_empty() {
-        run_benches(start, &mut tally);
+        run_benches(&plan, start, &mut tally);
     }
     Ok(report(&mut tally, succeeded, start))
 }
@@ -68,14 +69,14 @@ fn report(tally: &mut Tally, succeeded: bool, start: Instant) -> ExitCode {
 }
 
 /// The comparison with peers, each in an environment of its own. Counted like tests: a bench that breaks is a failure.
-fn run_benches(start: Instant, tally: &mut Tally) {
+fn run_benches(plan: &Plan, start: Instant, tally: &mut Tally) {
     for name in bench::NAMES {
         let test = format!("bench::{name}");
         println!("[{:>6.1} s] bench {name}", start.elapsed().as_secs_f64());
         match tools::which("python3") {
             None => tally.leave_out(&test, "no python3 on PATH"),
-            Some(_) => match bench::run(name, &[]) {
-                Ok(_) => tally.pass(),
+            Some(_) => match bench::start(name, &[], &plan.release_dir.join("elastic")) {
+                Ok(()) => tally.pass(),
                 Err(error) => tally.failed.push(format!("{test}: {error:#}")),
             },
         }
