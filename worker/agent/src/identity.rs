@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use elastic_spec::{Epoch, NodeId, Term};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
@@ -88,9 +89,12 @@ fn host_part(host: &str) -> String {
     if good.is_empty() { "node".into() } else { good.into() }
 }
 
+/// Synced before it gets its name: after a power failure an empty file would keep the agent from starting.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let new = path.with_extension("new");
-    std::fs::write(&new, text)?;
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
     std::fs::rename(new, path)
 }
 

@@ -12,7 +12,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tracing::warn;
 
 /// What is kept of one slot of one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ impl Default for Bounds {
 
 /// Longer lines are cut into pieces of this size.
 const LINE_BYTES_MAX: u64 = 64 << 10;
+/// A disk that refused a line is not asked again before.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// The place of a worker in its job at the time of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,32 +82,64 @@ impl Shelf {
     }
 }
 
-/// Copies lines from `output` into files until its end. Runs on a thread of its own: a full or slow disk
-/// then holds up this worker's printing and nothing else.
-pub fn keep(output: impl Read, series: Series, standing: watch::Receiver<Standing>) -> io::Result<()> {
-    std::fs::create_dir_all(&series.dir)?;
+/// Copies lines from `output` into files until its end. Runs on a thread of its own: a slow disk then holds
+/// up this worker's printing and nothing else. Where the disk refuses lines, they are dropped and the worker
+/// prints on: it must not die of a closed pipe because its log has no room.
+pub fn keep(output: impl Read, series: Series, standing: watch::Receiver<Standing>) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
     let mut current: Option<Writing> = None;
+    let mut refused: Option<Refused> = None;
     loop {
         line.clear();
-        if output.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
+        match output.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => return warn!(%error, "a worker's output can no longer be read"),
         }
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
-        let now = *standing.borrow();
-        let mut file = match current.take() {
-            Some(file) if file.standing == now && !file.is_full(line.len()) => file,
-            before => {
-                drop(before);
-                Writing::open(&series, now)?
+        if let Some(refused) = refused.as_mut().filter(|refused| refused.since.elapsed() < AGAIN_AFTER) {
+            refused.lines += 1;
+            continue;
+        }
+        let lost = refused.take().map_or(0, |refused| refused.lines);
+        match put(&line, lost, &mut current, &series, *standing.borrow()) {
+            Ok(()) => {}
+            Err(error) => {
+                if lost == 0 {
+                    warn!(%error, dir = %series.dir.display(), "a worker's lines are dropped until they can be kept");
+                }
+                current = None;
+                refused = Some(Refused { since: Instant::now(), lines: lost + 1 });
             }
-        };
-        file.write(&line)?;
-        current = Some(file);
+        }
     }
+}
+
+/// Lines could not be kept, and were not tried since.
+struct Refused {
+    since: Instant,
+    lines: u64,
+}
+
+/// One line more, into the file of `now`, behind a word on how many lines are missing before it.
+fn put(line: &[u8], lost: u64, current: &mut Option<Writing>, series: &Series, now: Standing) -> io::Result<()> {
+    let mut file = match current.take() {
+        Some(file) if file.standing == now && !file.is_full(line.len()) => file,
+        before => {
+            drop(before);
+            std::fs::create_dir_all(&series.dir)?;
+            Writing::open(series, now)?
+        }
+    };
+    if lost > 0 {
+        file.write(format!("[{lost} lines could not be kept]\n").as_bytes())?;
+    }
+    file.write(line)?;
+    *current = Some(file);
+    Ok(())
 }
 
 /// The file that is being written.
@@ -291,9 +327,9 @@ mod tests {
     fn what_is_printed_in_another_view_goes_to_another_file() {
         let dir = tempfile::tempdir().unwrap();
         let (set, now) = watch::channel(standing(2, 0));
-        keep(&b"one\n"[..], series(dir.path(), Bounds::default()), now.clone()).unwrap();
+        keep(&b"one\n"[..], series(dir.path(), Bounds::default()), now.clone());
         set.send_replace(standing(3, 1));
-        keep(&b"two\nno end"[..], series(dir.path(), Bounds::default()), now).unwrap();
+        keep(&b"two\nno end"[..], series(dir.path(), Bounds::default()), now);
         let expected = ["slot0.attempt1.gen1.2.rank0.part0.log", "slot0.attempt1.gen1.3.rank1.part0.log"];
         assert_eq!(names(dir.path()), expected);
         assert_eq!(std::fs::read_to_string(dir.path().join(expected[1])).unwrap(), "two\nno end\n");
@@ -305,7 +341,7 @@ mod tests {
         let (_set, now) = watch::channel(Standing::default());
         let lines: String = (0..40).map(|i| format!("line {i:02}\n")).collect();
         let bounds = Bounds { file_bytes: 16, bytes: 48, files: 9 };
-        keep(lines.as_bytes(), series(dir.path(), bounds), now).unwrap();
+        keep(lines.as_bytes(), series(dir.path(), bounds), now);
         let kept = list(dir.path(), &Shelf::default()).unwrap();
         assert!(kept.iter().map(|f| f.bytes).sum::<u64>() <= 48, "{kept:?}");
         let text: String = kept.iter().map(|f| std::fs::read_to_string(dir.path().join(&f.name)).unwrap()).collect();
@@ -319,7 +355,7 @@ mod tests {
         let bounds = Bounds { file_bytes: 100, bytes: 1_000, files: 3 };
         for gen_ in 1..9 {
             let (_set, now) = watch::channel(standing(gen_, 0));
-            keep(&b"x\n"[..], series(dir.path(), bounds), now).unwrap();
+            keep(&b"x\n"[..], series(dir.path(), bounds), now);
         }
         let kept: Vec<_> =
             list(dir.path(), &Shelf::default()).unwrap().iter().map(|f| f.epoch.unwrap().gen_.0).collect();
@@ -331,9 +367,46 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in ["one\n", "two\n"] {
             let (_set, now) = watch::channel(Standing::default());
-            keep(text.as_bytes(), series(dir.path(), Bounds::default()), now).unwrap();
+            keep(text.as_bytes(), series(dir.path(), Bounds::default()), now);
         }
         let name = &names(dir.path())[0];
         assert_eq!(read(&dir.path().join(name), 4, 100).unwrap(), b"two\n");
+    }
+
+    /// Prints while something is in the way of the logs, takes it away, and prints until a log is there.
+    struct Printer {
+        logs: PathBuf,
+        reads: u32,
+    }
+
+    impl Read for Printer {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.reads += 1;
+            let text: &[u8] = match self.reads {
+                1 => b"lost\nlost\n",
+                2 => {
+                    std::fs::remove_file(&self.logs)?;
+                    b"again\n"
+                }
+                _ if names(&self.logs).is_empty() && self.reads < 10_000 => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    b"again\n"
+                }
+                _ => b"",
+            };
+            into[..text.len()].copy_from_slice(text);
+            Ok(text.len())
+        }
+    }
+
+    #[test]
+    fn lines_that_the_disk_refuses_are_dropped_and_later_ones_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        std::fs::write(&logs, "in the way").unwrap();
+        let (_set, now) = watch::channel(Standing::default());
+        keep(Printer { logs: logs.clone(), reads: 0 }, series(&logs, Bounds::default()), now);
+        let text = std::fs::read_to_string(logs.join(&names(&logs)[0])).unwrap();
+        assert!(text.starts_with('[') && text.ends_with(" lines could not be kept]\nagain\n"), "{text}");
     }
 }

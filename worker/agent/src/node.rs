@@ -24,8 +24,11 @@ use tracing::{debug, info, warn};
 /// While it drains, a node that no coordinator answers waits so long for one before it stops its workers.
 const LONELY: Duration = Duration::from_secs(5);
 
-/// The last words of a worker that has ended are waited for, so long at most.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// The last words of a worker that has ended are waited for, so long at most: until its connection ends,
+/// which it does at once, but what it said may lie unread while this agent is stopped or starved.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// And so long for one that never spoke: it may have died before it could connect.
+const FIRST_WORDS: Duration = Duration::from_millis(100);
 
 /// What comes from the coordinator's side.
 #[derive(Debug)]
@@ -185,8 +188,8 @@ impl Node {
         worker.status = Some(status);
     }
 
+    /// Its seat stays until the end is settled: a hello that was sent may still be on its way to the desk.
     fn note_end(&mut self, id: WorkerId, end: End) {
-        self.desk.close(id);
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.ended = Some((Instant::now(), end));
         }
@@ -195,9 +198,11 @@ impl Node {
     /// An end counts when the worker's last words were heard, which say why, or that the job is finished.
     fn settle_ends(&mut self) {
         for (id, worker) in &mut self.workers {
-            let Some((_, end)) = worker.ended.take_if(|(at, _)| worker.hung_up || at.elapsed() >= LAST_WORDS) else {
+            let patience = if worker.status.is_some() { LAST_WORDS } else { FIRST_WORDS };
+            let Some((_, end)) = worker.ended.take_if(|(at, _)| worker.hung_up || at.elapsed() >= patience) else {
                 continue;
             };
+            self.desk.close(*id);
             let why = worker.status.as_ref().and_then(|status| status.error.as_deref());
             info!(worker = %id, job = %worker.place.0, slot = worker.place.1, ?end, why, "worker ended");
             worker.life = Life::Ended;

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{oneshot, watch};
 
@@ -37,19 +38,19 @@ pub fn start(
         .stdout(input.try_clone().context("share the pipe")?)
         .stderr(input)
         .process_group(0);
+    // The threads first: a process that nobody watches must not exist.
+    std::thread::Builder::new()
+        .name("worker-log".into())
+        .spawn(move || logs::keep(output, series, standing))
+        .context("start a thread for the worker's output")?;
+    let (hand_over, end) = clear_away()?;
     let child = command.spawn().with_context(|| format!("start {}", first.display()))?;
     // The command holds the writing end: while it lives here, the output never ends.
     drop(command);
     let group = Group(Arc::new(Mutex::new(Some(Pid::from_child(&child)))));
-    std::thread::Builder::new()
-        .name("worker-log".into())
-        .spawn(move || {
-            if let Err(error) = logs::keep(output, series, standing) {
-                tracing::warn!(%error, "a worker's output is no longer kept");
-            }
-        })
-        .context("start a thread for the worker's output")?;
-    Ok((group.clone(), clear_away(child, group)?))
+    // The thread waits for this and nothing else.
+    let _ = hand_over.send((child, group.clone()));
+    Ok((group, end))
 }
 
 /// A process group to send signals to; None once its leader was reaped, when the number means nothing.
@@ -91,11 +92,14 @@ impl Group {
     }
 }
 
-/// Waits on a thread of its own until the leader has ended, kills what is left of its group, then reaps it.
-fn clear_away(mut child: Child, group: Group) -> Result<impl Future<Output = End> + Send + use<>> {
+/// A thread that waits until the leader it is handed has ended, kills what is left of its group, then reaps it.
+fn clear_away() -> Result<(SyncSender<(Child, Group)>, impl Future<Output = End> + Send + use<>)> {
+    let (hand_over, handed) = sync_channel::<(Child, Group)>(1);
     let (tell, told) = oneshot::channel();
-    let pid = Pid::from_child(&child);
     let wait = move || {
+        // Nothing comes if the process could not be started.
+        let Ok((mut child, group)) = handed.recv() else { return };
+        let pid = Pid::from_child(&child);
         // NOWAIT: the dead leader keeps its number until the group is cleared.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(pid), options).is_err_and(|e| e == rustix::io::Errno::INTR) {}
@@ -107,7 +111,7 @@ fn clear_away(mut child: Child, group: Group) -> Result<impl Future<Output = End
         let _ = tell.send(end);
     };
     std::thread::Builder::new().name("worker-end".into()).spawn(wait).context("start a thread for the end")?;
-    Ok(async { told.await.unwrap_or_else(|_| End::Unstartable("its end was not seen".into())) })
+    Ok((hand_over, async { told.await.unwrap_or_else(|_| End::Unstartable("its end was not seen".into())) }))
 }
 
 fn end_of(status: ExitStatus) -> End {
