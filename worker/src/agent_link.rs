@@ -10,7 +10,6 @@ use bytes::BytesMut;
 use elastic_proto::framed::Framed;
 use elastic_spec::facts::{WorkerStatus, WorkerUp};
 use elastic_spec::view::{WorkerOrder, exit};
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -44,7 +43,7 @@ impl AgentLink {
             std::process::exit(exit::ORPHANED);
         });
         // When writing ends, so does reading, and there it is answered.
-        tokio::spawn(write(to_agent, statuses, wrote));
+        tokio::spawn(async move { write(&mut to_agent, statuses, wrote).await });
         Ok(AgentLink::new(orders, status, written))
     }
 
@@ -67,13 +66,15 @@ impl AgentLink {
         self.status.borrow().1.clone()
     }
 
-    /// Sends what was said last, changed, and waits a while until the socket has taken it.
+    /// Sends what was said last, changed, and waits until the socket has taken it. An agent that is stopped
+    /// is waited for: that a job is finished must not be lost; if the agent dies, so does this process.
     pub async fn tell_last(&mut self, change: impl FnOnce(&mut WorkerStatus)) {
         let mut status = self.said();
         change(&mut status);
         self.tell(status);
         let count = self.status.borrow().0;
-        let _ = tokio::time::timeout(LAST_WORD, self.written.wait_for(|written| *written >= count)).await;
+        // An error: nothing is written any more, and whoever reads the socket ends the process.
+        let _ = self.written.wait_for(|written| *written >= count).await;
     }
 }
 
@@ -97,7 +98,7 @@ async fn read(mut from: OwnedReadHalf, order: watch::Sender<WorkerOrder>) -> Str
     }
 }
 
-async fn write(mut to: OwnedWriteHalf, mut statuses: watch::Receiver<(u64, WorkerStatus)>, wrote: watch::Sender<u64>) {
+async fn write(to: &mut OwnedWriteHalf, mut statuses: watch::Receiver<(u64, WorkerStatus)>, wrote: watch::Sender<u64>) {
     let mut bytes = BytesMut::new();
     while statuses.changed().await.is_ok() {
         let (count, status) = statuses.borrow_and_update().clone();
@@ -112,4 +113,36 @@ async fn write(mut to: OwnedWriteHalf, mut statuses: watch::Receiver<(u64, Worke
 
 /// The data plane's address before there is one.
 const UNBOUND: &str = "unbound:1";
-const LAST_WORD: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Poll;
+
+    #[tokio::test]
+    async fn the_last_word_is_waited_for_until_the_socket_took_it() {
+        let (_order, orders) = watch::channel(WorkerOrder { view: None, leave: false });
+        let (status, statuses) = watch::channel((0, crate::status::blank(UNBOUND.into(), 0)));
+        let (wrote, written) = watch::channel(0);
+        let mut link = AgentLink::new(orders, status, written);
+        let (agent, worker) = UnixStream::pair().unwrap();
+        let (_from_agent, mut to_agent) = worker.into_split();
+        // The agent is stopped: the socket is full.
+        while to_agent.try_write(&[0; 4096]).is_ok() {}
+        let writing = tokio::spawn(async move { write(&mut to_agent, statuses, wrote).await });
+        let mut last = std::pin::pin!(link.tell_last(|status| status.error = Some("why".into())));
+        for _ in 0..10 {
+            let now = std::future::poll_fn(|cx| Poll::Ready(last.as_mut().poll(cx))).await;
+            assert!(now.is_pending(), "the agent has read nothing");
+            tokio::task::yield_now().await;
+        }
+        let reading = tokio::spawn(async move {
+            let mut agent = agent;
+            let mut all = Vec::new();
+            while agent.read_buf(&mut all).await.is_ok_and(|bytes| bytes > 0) {}
+        });
+        last.await;
+        writing.abort();
+        reading.abort();
+    }
+}

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub struct MemberLoop {
     member: Member,
@@ -40,6 +40,8 @@ pub struct MemberLoop {
     links: Arc<dyn Transport>,
     /// Pieces of states that a link had no room for, in order; for everything else peers ask again.
     backlog: VecDeque<(WorkerId, Frame)>,
+    /// When the backlog is tried again: a time, not a pause, which a busy loop would begin anew each turn.
+    backlog_due: Instant,
 }
 
 /// What comes in.
@@ -72,6 +74,7 @@ impl MemberLoop {
             sums,
             links,
             backlog: VecDeque::new(),
+            backlog_due: Instant::now(),
         }
     }
 
@@ -96,7 +99,7 @@ impl MemberLoop {
                     self.take_order(order)?;
                 }
                 () = sleep_until(due), if deadline.is_some() => self.feed(Event::Tick)?,
-                () = sleep(BACKLOG_AGAIN), if !self.backlog.is_empty() => self.send_backlog(),
+                () = sleep_until(self.backlog_due), if !self.backlog.is_empty() => self.send_backlog(),
                 _ = inputs.answers.recv_many(&mut answers, BATCH) => {
                     for event in answers.drain(..) {
                         self.has_news |= matches!(event, Event::Published { .. } | Event::Installed { .. });
@@ -135,7 +138,7 @@ impl MemberLoop {
     fn take_order(&mut self, order: WorkerOrder) -> Result<(), Fault> {
         if let Some(view) = order.view.filter(|view| self.epoch.is_none_or(|epoch| view.epoch > epoch)) {
             fail::point("view-received");
-            tracing::info!(epoch = %view.epoch, world = view.world_size(), rank = ?view.rank_of(self.config.me), "view");
+            tracing::info!(epoch = %view.epoch, world = view.world_size(), rank = view.rank_of(self.config.me).map(|rank| rank.0), "view");
             self.epoch = Some(view.epoch);
             self.has_news = true;
             self.feed(Event::View(view))?;
@@ -224,6 +227,7 @@ impl MemberLoop {
 
     /// A whole state is more than a link's queue holds, and a hole in it would cost the whole stripe.
     fn send_backlog(&mut self) {
+        self.backlog_due = Instant::now() + BACKLOG_AGAIN;
         let mut full: Vec<WorkerId> = Vec::new();
         let waiting = std::mem::take(&mut self.backlog);
         self.backlog.extend(waiting.into_iter().filter(|(to, frame)| {

@@ -109,7 +109,8 @@ impl Place {
     /// The event log first: once the last manifest is there, the run may be taken for complete.
     pub fn write(&mut self, job: &Job, copy: &Copy) -> Result<Published> {
         fail::point("publish-begin");
-        rows::write(&self.events, &copy.state.rows).with_context(|| format!("write {}", self.events.display()))?;
+        rows::write(&self.events, &copy.state.rows, copy.epoch)
+            .with_context(|| format!("write {}", self.events.display()))?;
         self.origin.epoch = copy.epoch;
         let published =
             self.checkpoints.publish(&self.origin, &job.contents(&copy.state)).context("publish a checkpoint")?;

@@ -4,6 +4,7 @@
 //! worker publishes writes the same `events.jsonl`. A validation stands in the row of the step after
 //! which it was taken, so the file has exactly one line a step. Nothing here knows a clock or a rank.
 
+use elastic_spec::Epoch;
 use elastic_spec::layout::Tail;
 use std::io::{self, Write};
 use std::path::Path;
@@ -71,14 +72,15 @@ fn number(x: f64) -> String {
 
 /// Makes `path` hold one line for each row, by rename. A file that says all this and more (a run that
 /// was taken up again at an earlier checkpoint, or a late writer) is left as it is.
-pub fn write(path: &Path, rows: &[Row]) -> io::Result<()> {
+pub fn write(path: &Path, rows: &[Row], epoch: Epoch) -> io::Result<()> {
     let lines: Vec<String> = rows.iter().enumerate().map(|(i, row)| row.line(i + 1)).collect();
     if says_more(path, &lines) {
         return Ok(());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let beside = folder.join(format!(".events-{}.tmp", std::process::id()));
+    // A view has one writer. Process ids alone are the same in many containers.
+    let beside = folder.join(format!(".events-{epoch}-{}.tmp", std::process::id()));
     let mut file = io::BufWriter::new(std::fs::File::create(&beside)?);
     lines.iter().try_for_each(|line| file.write_all(line.as_bytes()))?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
@@ -119,7 +121,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/events.jsonl");
         for (write_rows, then) in [(2, 2), (5, 5), (3, 5), (6, 6)] {
-            write(&path, &rows(write_rows)).unwrap();
+            write(&path, &rows(write_rows), Epoch::default()).unwrap();
             assert_eq!(lines(&path), then);
         }
         let text = std::fs::read_to_string(&path).unwrap();
@@ -133,10 +135,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n").unwrap();
-        write(&path, &rows(2)).unwrap();
+        write(&path, &rows(2), Epoch::default()).unwrap();
         assert_eq!(lines(&path), 2);
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step").unwrap();
-        write(&path, &rows(2)).unwrap();
+        write(&path, &rows(2), Epoch::default()).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().ends_with("}\n"));
     }
 
