@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A real etcd in a directory of its own; None, and a line that says so, where there is none.
-fn etcd(test: &str, dir: &std::path::Path) -> Option<(Guarded, String)> {
+pub fn etcd(test: &str, dir: &std::path::Path) -> Option<(Guarded, String)> {
     let program = std::env::var_os("ELASTIC_ETCD").unwrap_or("etcd".into());
     let (client, peer) = (free_port(), free_port());
     let (client, peer) = (format!("127.0.0.1:{client}"), format!("127.0.0.1:{peer}"));

@@ -9,6 +9,9 @@ pub const ARGS: [&str; 8] = args("train.epochs=150");
 /// Long enough for a coordinator to be away and to come back.
 pub const LONG: [&str; 8] = args("train.epochs=700");
 
+/// Long enough for 200 kills.
+const FULL: [&str; 8] = args("train.epochs=2500");
+
 const fn args(epochs: &'static str) -> [&'static str; 8] {
     let every = "checkpoint.every=500";
     ["--set", epochs, "--set", every, "--set", "elastic.restarts=1000", "--set", "train.validate_every=500"]
@@ -40,17 +43,14 @@ pub fn submit_with(cluster: &Cluster, args: &[&str]) -> String {
     cluster.submit(&job_file("cnn"), &args)
 }
 
-#[test]
-fn twenty_kills_at_random_steps_cost_no_bit() {
-    let cluster = Cluster::start(None, 3);
-    let job = submit(&cluster);
-    cluster.until_active(&job, 3);
+/// Kills `count` workers, each chosen by chance, one at a time.
+fn kill_workers(cluster: &Cluster, job: &str, count: usize) {
     let mut kills = 0;
     let mut draw = std::process::id();
-    while kills < 20 {
+    while kills < count {
         draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         std::thread::sleep(Duration::from_millis(100 + u64::from(draw >> 24)));
-        let Some(status) = cluster.status(&job) else { continue };
+        let Some(status) = cluster.status(job) else { continue };
         assert!(status["state"] != "succeeded", "the job was over after {kills} kills");
         let workers = cluster.workers();
         if workers.len() >= 2 {
@@ -58,8 +58,19 @@ fn twenty_kills_at_random_steps_cost_no_bit() {
             kills += 1;
         }
     }
+}
+
+#[test]
+fn twenty_kills_at_random_steps_cost_no_bit() {
+    // `cargo xtask test --full` kills ten times as many, in a job that is long enough for it.
+    let is_full = std::env::var_os("ELASTIC_FULL").is_some();
+    let (kills, args, expected) = if is_full { (200, &FULL, alone(&FULL)) } else { (20, &ARGS, undisturbed().clone()) };
+    let cluster = Cluster::start(None, 3);
+    let job = submit_with(&cluster, args);
+    cluster.until_active(&job, 3);
+    kill_workers(&cluster, &job, kills);
     let (status, proof) = cluster.until_done(&job);
-    assert_same(&proof, undisturbed());
+    assert_same(&proof, &expected);
     assert!(status["restarts"].as_u64() >= Some(10), "kills are counted: {}", status["restarts"]);
 }
 
@@ -115,4 +126,28 @@ fn a_second_kill_when_the_view_of_the_first_arrives_costs_no_bit() {
     let _marked = wait_for("the second kill", 20, || std::fs::read_dir(&once).ok()?.next());
     let (_, proof) = cluster.until_done(&job);
     assert_same(&proof, undisturbed());
+}
+
+/// Kills in the other two kinds of network, against their own undisturbed runs.
+fn kills_cost_no_bit(example: &str, args: &[&str]) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let args: Vec<&str> = args.iter().copied().chain(["--set", "elastic.restarts=1000", "--workers"]).collect();
+    let with = |n: &'static str| args.iter().copied().chain([n]).collect::<Vec<_>>();
+    let (_, expected) = submit_local(dir.path(), &job_file(example), &with("1"), &[]);
+    let cluster = Cluster::start(None, 3);
+    let job = cluster.submit(&job_file(example), &with("3"));
+    cluster.until_active(&job, 3);
+    kill_workers(&cluster, &job, 5);
+    let (_, proof) = cluster.until_done(&job);
+    assert_same(&proof, &expected);
+}
+
+#[test]
+fn kills_cost_an_mlp_no_bit() {
+    kills_cost_no_bit("digits", &["--set", "train.epochs=400", "--set", "checkpoint.every=2000"]);
+}
+
+#[test]
+fn kills_cost_a_gpt_no_bit() {
+    kills_cost_no_bit("gpt", &["--set", "checkpoint.every=100"]);
 }

@@ -36,3 +36,35 @@ fn everything_killed_in_mid_run_resumes_to_the_same_bits() {
     let run_dir = result["run_dir"].as_str().expect("run_dir");
     assert_same(&Proof::of(std::path::Path::new(run_dir), &result), undisturbed());
 }
+
+#[test]
+fn ctrl_c_keeps_the_step_in_hand_and_the_run_goes_on_from_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let submit = |more: &[&str]| {
+        let mut command = Command::new(elastic());
+        command.arg("submit").arg(job_file("cnn")).args(["--local", "--json", "--workers", "2", "--runs"]);
+        command.arg(dir.path().join("runs")).args(ARGS).args(["--set", "checkpoint.every=0"]).args(more);
+        command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let first = submit(&[]).spawn().expect("elastic starts");
+    wait_for("the workers", 20, || (children(first.id()).len() == 2).then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    signal(first.id(), "INT");
+    let out = first.wait_with_output().expect("it ends");
+    assert_eq!(out.status.code(), Some(130), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8(out.stdout).expect("text");
+    let stopped: Value = serde_json::from_str(said.lines().last().expect("a line")).expect("JSON");
+    let run = std::path::PathBuf::from(stopped["run_dir"].as_str().expect("run_dir"));
+    let listed = crate::cluster::run(Command::new(elastic()).args(["checkpoint", "list", "--json"]).arg(&run));
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert!(listed[0]["step"].as_u64() > Some(0), "the step in hand was published: {listed}");
+    let name = run.file_name().and_then(|n| n.to_str()).expect("the run's name").to_string();
+    let out = submit(&["--resume", &name]).output().expect("elastic starts");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8(out.stdout).expect("text");
+    let result: Value = serde_json::from_str(said.lines().last().expect("a line")).expect("JSON");
+    let proof = Proof::of(&run, &result);
+    // The checkpoint interval is no part of the bits.
+    assert_same(&proof, undisturbed());
+}

@@ -19,6 +19,15 @@ fn check(example: &str, args: &[&str]) {
 }
 
 #[test]
+fn the_digits_example_learns_to_read() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (result, _) = submit_local(dir.path(), &job_file("digits"), &[], &[]);
+    let accuracy = result["validation"]["accuracy"].as_f64().expect("an accuracy");
+    assert!(accuracy >= 0.96, "{result}");
+    println!("validation accuracy {accuracy:.4}");
+}
+
+#[test]
 fn the_mlp_has_the_same_bits_on_one_to_four_workers() {
     check("digits", &["--set", "train.epochs=6"]);
 }
@@ -45,10 +54,8 @@ fn a_model_of_ones_own_has_the_same_bits_on_one_to_four_workers_and_after_a_kill
     let dir = tempfile::tempdir().expect("a temporary directory");
     let once = dir.path().join("once");
     std::fs::create_dir_all(&once).expect("a directory");
-    let env = [
-        ("ELASTIC_FAIL", "after-contribute:20:kill".to_string()),
-        ("ELASTIC_FAIL_ONCE", once.display().to_string()),
-    ];
+    let env =
+        [("ELASTIC_FAIL", "after-contribute:20:kill".to_string()), ("ELASTIC_FAIL_ONCE", once.display().to_string())];
     let with = |n: &str, env: &[(&str, String)]| {
         let args: Vec<&str> = args.iter().copied().chain(["--workers", n]).collect();
         submit_local(dir.path(), &job_file("own-model"), &args, env).1

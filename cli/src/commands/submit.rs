@@ -12,12 +12,17 @@ use anyhow::{Context, Result, anyhow};
 use elastic_agent::LogsIn;
 use elastic_proto::Refusal;
 use elastic_proto::client::Coordinator;
-use elastic_spec::JobId;
 use elastic_spec::api::{JobState, JobStatus, Submit};
 use elastic_spec::job::{JobSpec, ModelKind};
+use elastic_spec::{JobId, NodeId};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The node of a cluster that runs inside this process.
+const LOCAL_NODE: &str = "local";
+/// Ctrl-C waits so long for the checkpoint of the step in hand.
+const HOLD: Duration = Duration::from_secs(10);
 
 pub async fn run(args: args::Submit) -> Outcome {
     let since = Instant::now();
@@ -102,7 +107,7 @@ async fn in_place(
         listen: "127.0.0.1:0".into(),
         dir: place.path().to_path_buf(),
         runs: args.runs.clone(),
-        nodes: vec![NodePlan { name: "local".into(), slots: slots(args, &file.spec) }],
+        nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: slots(args, &file.spec) }],
         logs: LogsIn::Run,
         token: Some(format!("{:016x}{:016x}", random()?, random()?)),
     };
@@ -130,6 +135,7 @@ async fn in_place(
             follow.progress.say("stopping (Ctrl-C again stops at once) …");
             // A second one must not wait for anything.
             tokio::spawn(async { signals::interrupted().await; std::process::exit(Exit::Interrupted as i32) });
+            publish_what_is_held(&coordinator, &job).await;
             cancel(&coordinator, &job, &mut follow).await?
         }
     };
@@ -143,6 +149,23 @@ async fn in_place(
         eprintln!("{}", how_to_go_on(args, &status));
     }
     Ok(if was_interrupted { Exit::Interrupted } else { ending.exit() })
+}
+
+/// Drains the one node, so that no step is lost: the workers stop where they are and a checkpoint is written.
+/// What does not come to its end in time is given up; older checkpoints are there.
+async fn publish_what_is_held(coordinator: &Coordinator, job: &JobId) {
+    let until = tokio::time::Instant::now() + HOLD;
+    let Ok(local) = NodeId::parse(LOCAL_NODE) else { return };
+    if coordinator.drain(&local).await.is_err() {
+        return;
+    }
+    while tokio::time::Instant::now() < until {
+        match coordinator.status(job).await {
+            Ok(status) if status.state.is_over() || status.members.is_empty() => return,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => return,
+        }
+    }
 }
 
 async fn cancel(coordinator: &Coordinator, job: &JobId, follow: &mut Follow) -> Result<JobStatus> {

@@ -95,11 +95,10 @@ impl Job {
     /// Whether what the last ones hold is published, or has had its time.
     fn is_handed_over(&self, leaves: &[ViewMember], cluster: &Cluster) -> bool {
         let view = self.view.as_ref().expect("they are in a view");
-        let is_published = |m: &ViewMember| {
-            let worker = self.slot_of(m.worker).and_then(|(_, slot)| slot.fit());
-            let status = worker.and_then(|w| w.status.as_ref());
-            status.is_some_and(|s| s.published.as_ref().map(|p| p.round) >= s.at && s.at.is_some())
-        };
+        // Only the lowest rank publishes; what it published holds for all.
+        let status = |m: &ViewMember| self.slot_of(m.worker)?.1.fit()?.status.as_ref();
+        let published = leaves.iter().filter_map(|m| Some(status(m)?.published.as_ref()?.round)).max();
+        let is_published = |m: &ViewMember| status(m).is_some_and(|s| s.at.is_some() && s.at <= published);
         let is_pausing =
             |m: &ViewMember| self.slot_of(m.worker).and_then(|(_, s)| s.fit()?.epoch()) == Some(view.epoch);
         let is_held = view.pace == Pace::Pause && leaves.iter().all(|m| is_pausing(m) && is_published(m));
