@@ -24,6 +24,17 @@ pub struct AgentLink {
     written: watch::Receiver<u64>,
 }
 
+/// What a user's program started must not outlive it: the agent that would end the group is gone.
+fn end_group() {
+    use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
+    // Only a group of one's own: a worker that somebody started by hand shares theirs.
+    if getpgrp() == getpid() {
+        // Caught here, so that this process ends with its own exit code.
+        let _caught = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        let _ = kill_process_group(getpgrp(), Signal::TERM);
+    }
+}
+
 impl AgentLink {
     /// Connects and says who this is.
     pub async fn open(env: &Env) -> Result<AgentLink> {
@@ -40,6 +51,7 @@ impl AgentLink {
         tokio::spawn(async move {
             let error = read(from_agent, order).await;
             stderr::say(format_args!("the agent is gone ({error}); its workers end with it"));
+            end_group();
             std::process::exit(exit::ORPHANED);
         });
         // When writing ends, so does reading, and there it is answered.

@@ -28,6 +28,11 @@ impl Job {
         let is_leaving = slot.is_leaving() || cluster.nodes.get(&slot.node).is_some_and(|n| n.is_draining());
         let error = status.and_then(|s| s.error.clone());
         match (end, error) {
+            // The others train on this job, so what is wrong is on that node: a mount or a disk, not the job.
+            (End::Code(code @ exit::USER_ERROR), error) if self.trains_without(index) => {
+                let error = error.unwrap_or_else(|| "no reason was given".to_string());
+                self.fault(index, Cause::Error { code: *code, error }, After::Elsewhere, cluster)
+            }
             (End::Code(exit::USER_ERROR), error) => {
                 let why = error.unwrap_or_else(|| "the worker reported a mistake in the job and no more".to_string());
                 self.blame(index, Cause::Error { code: exit::USER_ERROR, error: why.clone() }, cluster);
@@ -50,6 +55,12 @@ impl Job {
             (End::Unstartable(_), _) => self.fault(index, Cause::Ended(end.clone()), After::Elsewhere, cluster),
             _ => self.fault(index, Cause::Ended(end.clone()), After::Here, cluster),
         }
+    }
+
+    /// Whether another member than that of this slot is in a view with a state.
+    fn trains_without(&self, index: u16) -> bool {
+        let is_other = |id| self.slot_of(id).is_some_and(|(i, slot)| i != index && slot.fit().is_some());
+        self.has_begun && self.view.iter().flat_map(|v| v.active()).any(|m| is_other(m.worker))
     }
 
     /// Gives a slot up; nothing is charged.
