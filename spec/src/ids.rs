@@ -144,7 +144,9 @@ impl Digest {
     }
 
     pub fn parse(text: &str) -> Option<Digest> {
-        if text.len() != 64 || !text.is_ascii() {
+        // One spelling only: a digest that reads the same must be written the same.
+        let is_digit = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+        if text.len() != 64 || !text.as_bytes().iter().all(is_digit) {
             return None;
         }
         let mut out = [0; 32];
@@ -197,7 +199,10 @@ mod tests {
         let digest = Digest::of(b"abc");
         assert_eq!(digest.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
-        assert_eq!(Digest::parse("zz"), None);
+        let text = digest.to_string();
+        for bad in ["zz", &text[1..], &text.to_uppercase(), &text.replacen("ba", "+a", 1)] {
+            assert_eq!(Digest::parse(bad), None, "{bad} has another spelling");
+        }
     }
 
     #[test]

@@ -90,7 +90,8 @@ impl Member {
 
     pub(crate) fn summed(&mut self, round: Round, chunk: u32, payload: Bytes, out: &mut Vec<Effect>) {
         self.progress += 1;
-        if self.at.is_none_or(|at| round < at) {
+        // While a newer state is being installed there is no `at`; what is reduced counts all the same.
+        if self.at.is_some_and(|at| round < at) {
             return;
         }
         self.take_reduced(round, chunk, payload.clone());

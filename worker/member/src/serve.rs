@@ -118,6 +118,13 @@ impl Member {
         if let Some(fetch) = self.fetch.as_mut().filter(|f| f.round().is_some() && self.now >= self.fetch_by) {
             fetch.give_up();
         }
+        // What is reduced while a state is on its way waits in the log: beyond its bytes, a newer state is asked for.
+        let is_outrun =
+            |f: &Fetch| f.round().is_some_and(|r| self.log.is_overrun(r, usize::MAX, self.config.log_bytes_max));
+        if self.fetch.as_ref().is_some_and(is_outrun) {
+            self.tally.past_the_log += 1;
+            self.fetch = Some(Fetch::default());
+        }
         let Some(view) = self.view.as_ref().filter(|_| self.is_member() && self.installing.is_none()) else { return };
         // A joiner slower than the log takes a newer state instead.
         let (rounds_max, bytes_max) = (self.config.log_rounds_max, self.config.log_bytes_max);
@@ -147,8 +154,6 @@ impl Member {
         }
         let questions = fetch.choose(newest, self.config.schedule.rounds(), &sources);
         self.fetch_by = self.now + FETCH_MS;
-        let target = fetch.round().expect("just chosen");
-        self.log.drop_before(target);
         for q in questions {
             self.send(q.to, Body::StateWanted { round: q.round, part: q.part, parts: q.parts }, out);
         }

@@ -59,6 +59,18 @@ impl Member {
         }
     }
 
+    /// With the last round done: those who have it not, then whoever writes its checkpoint.
+    fn waiting_for_the_end(&self, view: &View) -> Vec<WorkerId> {
+        let last = self.config.rounds();
+        let is_behind = |id: &WorkerId| self.peers.get(id).and_then(|p| p.at) != Some(last);
+        let others = || view.active().map(|m| m.worker).filter(|w| *w != self.config.me);
+        let behind: Vec<WorkerId> = others().filter(is_behind).collect();
+        match behind.is_empty() && self.published < last {
+            true => others().filter(|w| view.writer() == Some(*w)).collect(),
+            false => behind,
+        }
+    }
+
     fn waiting_on(&self) -> Vec<WorkerId> {
         if let Some(fetch) = &self.fetch {
             return fetch.waits_for();
@@ -68,7 +80,10 @@ impl Member {
         let is_own_done = (0..self.config.shards)
             .filter(|s| view.is_mapped_to(elastic_spec::Shard(*s), rank))
             .all(|s| self.segments.keys().any(|node| node.range().contains(&s)));
-        if round >= self.config.rounds() || !is_own_done {
+        if round >= self.config.rounds() {
+            return self.waiting_for_the_end(view);
+        }
+        if !is_own_done {
             return Vec::new();
         }
         let chunks = self.config.layout_of(round).chunks();
