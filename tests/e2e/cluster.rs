@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// No step is shorter than this, however fast the machine: what a test does to a job takes its time, and the job
+/// must not be over before. The undisturbed runs keep no pace; bits do not depend on it. For `ELASTIC_FAIL`.
+pub const PACE: &str = "before-apply:every:sleep:3";
+
 /// The product under test.
 pub fn elastic() -> PathBuf {
     if let Some(path) = std::env::var_os("ELASTIC_BIN") {
@@ -210,12 +214,15 @@ impl Cluster {
         self.coordinator = None;
     }
 
+    /// An agent whose workers keep [`PACE`], besides what `env` wants of them.
     pub fn start_agent(&mut self, name: &str, env: &[(&str, String)]) {
         let dir = self.dir.join("nodes").join(name);
         std::fs::create_dir_all(&dir).expect("the agent's directory");
+        let points = env.iter().filter(|(key, _)| *key == "ELASTIC_FAIL").map(|(_, points)| points.as_str());
+        let points: Vec<&str> = [PACE].into_iter().chain(points).collect();
         let mut command = self.logged(name);
         command.args(["agent", "--coordinator", &self.url(), "--name", name, "--state-dir"]).arg(&dir);
-        command.envs(env.iter().map(|(k, v)| (k, v))).current_dir(&dir);
+        command.envs(env.iter().map(|(k, v)| (k, v))).env("ELASTIC_FAIL", points.join(",")).current_dir(&dir);
         let process = Guarded(command.spawn().expect("the agent starts"));
         self.agents.insert(name.to_string(), Agent { process });
     }

@@ -1,7 +1,7 @@
 //! Three agents in network namespaces of their own, joined by a bridge: nothing is shared but the network and
 //! the run directory. Records in a real etcd; the coordinator is killed on the way, a node is lost, one comes.
 
-use crate::cluster::{Cluster, Guarded, assert_same, elastic, is_alive, job_file, run, wait_for};
+use crate::cluster::{Cluster, Guarded, PACE, assert_same, elastic, is_alive, job_file, run, wait_for};
 use crate::coordinator_loss::etcd;
 use crate::faults::{LONG, undisturbed_long};
 use std::process::{Command, Stdio};
@@ -96,7 +96,7 @@ fn agents_in_namespaces_of_their_own_train_to_the_same_bits() {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &network.namespace(i)]).arg(elastic()).args(["agent", "--insecure"]);
         command.args(["--coordinator", &url, "--name", &format!("host{i}"), "--bind", &address, "--state-dir"]);
-        command.arg(&dir).current_dir(&dir).stdin(Stdio::null()).stderr(log.expect("a log"));
+        command.arg(&dir).env("ELASTIC_FAIL", PACE).current_dir(&dir).stdin(Stdio::null()).stderr(log.expect("a log"));
         Guarded(command.stdout(Stdio::null()).spawn().expect("the agent starts"))
     };
     let mut agents: Vec<Guarded> = (0..3).map(start_agent).collect();

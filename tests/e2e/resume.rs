@@ -1,6 +1,6 @@
 //! Everything killed at once: the run is taken up from its newest checkpoint.
 
-use crate::cluster::{Guarded, Proof, assert_same, children, elastic, job_file, signal, wait_for};
+use crate::cluster::{Guarded, PACE, Proof, assert_same, children, elastic, job_file, signal, wait_for};
 use crate::faults::{ARGS, undisturbed};
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn everything_killed_in_mid_run_resumes_to_the_same_bits() {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         command
     };
-    let mut all = Guarded(submit(&[]).spawn().expect("elastic starts"));
+    let mut all = Guarded(submit(&[]).env("ELASTIC_FAIL", PACE).spawn().expect("elastic starts"));
     let run = wait_for("a checkpoint", 60, || {
         let run = std::fs::read_dir(dir.path().join("runs"))
             .ok()?
@@ -47,7 +47,7 @@ fn ctrl_c_keeps_the_step_in_hand_and_the_run_goes_on_from_it() {
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let first = submit(&[]).spawn().expect("elastic starts");
+    let first = submit(&[]).env("ELASTIC_FAIL", PACE).spawn().expect("elastic starts");
     wait_for("the workers", 20, || (children(first.id()).len() == 2).then_some(()));
     std::thread::sleep(std::time::Duration::from_secs(2));
     signal(first.id(), "INT");

@@ -1,4 +1,4 @@
-//! Fail points: real kills, stops and spins at named places of the protocol, for tests.
+//! Fail points: real kills, stops, spins and pauses at named places of the protocol, for tests.
 //!
 //! Off unless [`arm`] was given a list (from ELASTIC_FAIL); then a point costs one counter, else one load.
 //! `docs/fail-points.md` lists the points and the grammar.
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
 static SPINNING: AtomicBool = AtomicBool::new(false);
@@ -21,11 +22,18 @@ struct Armed {
 #[derive(Debug)]
 struct Point {
     name: String,
-    /// Acts when it is passed for this time, counted from 1.
-    hit: u64,
+    hit: Hit,
     action: Action,
     slot: Option<u16>,
     passed: AtomicU64,
+}
+
+/// At which of its passes a point acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hit {
+    Every,
+    /// Counted from 1.
+    Once(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +42,7 @@ enum Action {
     Stop,
     Spin,
     Exit(i32),
+    Sleep(Duration),
 }
 
 /// Arms the points of `text` that are meant for the worker in `slot`.
@@ -49,9 +58,13 @@ pub fn point(name: &str) {
     let Some(armed) = ARMED.get() else { return };
     for point in armed.points.iter().filter(|p| p.name == name) {
         let passed = point.passed.fetch_add(1, Ordering::Relaxed) + 1;
-        if passed == point.hit && armed.is_first(point) {
-            stderr::say(format_args!("fail point {name}:{}: {:?}", point.hit, point.action));
-            act(point.action);
+        match point.hit {
+            Hit::Every => act(point.action),
+            Hit::Once(hit) if hit == passed && armed.is_first(name, hit) => {
+                stderr::say(format_args!("fail point {name}:{hit}: {:?}", point.action));
+                act(point.action);
+            }
+            Hit::Once(_) => {}
         }
     }
 }
@@ -65,13 +78,9 @@ pub fn point_in_training(name: &str) {
 }
 
 impl Armed {
-    fn is_first(&self, point: &Point) -> bool {
+    fn is_first(&self, name: &str, hit: u64) -> bool {
         let Some(folder) = &self.once else { return true };
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(folder.join(format!("{}-{}", point.name, point.hit)))
-            .is_ok()
+        std::fs::OpenOptions::new().write(true).create_new(true).open(folder.join(format!("{name}-{hit}"))).is_ok()
     }
 }
 
@@ -83,6 +92,7 @@ fn act(action: Action) {
         Action::Stop => signal(Signal::STOP),
         Action::Spin => SPINNING.store(true, Ordering::Relaxed),
         Action::Exit(code) => std::process::exit(code),
+        Action::Sleep(time) => std::thread::sleep(time),
     }
 }
 
@@ -95,13 +105,20 @@ fn parse(text: &str) -> Result<Point> {
     let (Some(name), Some(hit), Some(action)) = (fields.next(), fields.next(), fields.next()) else {
         bail!("fail point \"{text}\" is not point:hit:action[@slot]");
     };
-    let hit: u64 = hit.parse().with_context(|| format!("fail point \"{text}\": hit \"{hit}\""))?;
+    let hit = match hit {
+        "every" => Hit::Every,
+        _ => Hit::Once(hit.parse().with_context(|| format!("fail point \"{text}\": hit \"{hit}\""))?),
+    };
     let action = match action.split_once(':') {
         None if action == "kill" => Action::Kill,
         None if action == "stop" => Action::Stop,
         None if action == "spin" => Action::Spin,
         Some(("exit", code)) => Action::Exit(code.parse().with_context(|| format!("fail point \"{text}\""))?),
-        _ => bail!("fail point \"{text}\": action \"{action}\" is not kill, stop, spin or exit:N"),
+        Some(("sleep", ms)) => {
+            let ms = ms.parse().with_context(|| format!("fail point \"{text}\": \"{ms}\" ms"))?;
+            Action::Sleep(Duration::from_millis(ms))
+        }
+        _ => bail!("fail point \"{text}\": action \"{action}\" is not kill, stop, spin, exit:N or sleep:MS"),
     };
     if !POINTS.contains(&name) {
         bail!("fail point \"{name}\" does not exist; there are {}", POINTS.join(", "));
@@ -139,16 +156,19 @@ mod tests {
         let point = parse("after-contribute:3:kill@1").unwrap();
         assert_eq!(
             (point.name.as_str(), point.hit, point.action, point.slot),
-            ("after-contribute", 3, Action::Kill, Some(1))
+            ("after-contribute", Hit::Once(3), Action::Kill, Some(1))
         );
         assert_eq!(parse("finished:1:exit:7").unwrap().action, Action::Exit(7));
+        let pace = parse("before-apply:every:sleep:3").unwrap();
+        assert_eq!((pace.hit, pace.action), (Hit::Every, Action::Sleep(Duration::from_millis(3))));
     }
 
     #[test]
     fn an_unknown_point_or_action_is_refused_with_what_there_is() {
         for (bad, says) in [
             ("nowhere:1:kill", "there are view-received"),
-            ("finished:1:explode", "kill, stop, spin or exit:N"),
+            ("finished:1:explode", "kill, stop, spin, exit:N or sleep:MS"),
+            ("finished:1:sleep:long", "\"long\" ms"),
             ("finished", "point:hit:action"),
             ("finished:x:kill", "hit \"x\""),
         ] {
