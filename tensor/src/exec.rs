@@ -18,11 +18,18 @@ pub struct Bound<'a, F> {
     pub key: Key<'a>,
 }
 
-/// The memory of runs. One per thread; grows to the largest plan it served.
-#[derive(Debug, Default)]
+/// The memory and the threads of runs, one after the other; grows to the largest plan it served.
+#[derive(Debug)]
 pub struct Scratch<F> {
     pub arena: Vec<F>,
     work: Work<F>,
+}
+
+impl<F: Real> Scratch<F> {
+    /// For runs on `threads`, the caller's among them. Bits do not depend on how many.
+    pub fn new(threads: usize) -> Scratch<F> {
+        Scratch { arena: Vec::new(), work: Work::new(threads) }
+    }
 }
 
 pub fn run<F: Real>(plan: &Plan, scratch: &mut Scratch<F>, bound: &Bound<'_, F>, out: &mut [F]) {

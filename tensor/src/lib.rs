@@ -1,4 +1,4 @@
-//! The tensor engine: models as traced graphs, their gradients, and exact arithmetic on one CPU thread.
+//! The tensor engine: models as traced graphs, their gradients, and exact arithmetic on CPU threads.
 //!
 //! A [`nn::Module`] is traced into a [`graph`], [`autograd`] adds the backward pass, [`plan`] decides what runs
 //! where, and [`exec`] runs it. [`Network`] is what the rest of the product sees: leaves of shards, and
@@ -11,6 +11,7 @@ pub mod exec;
 pub mod gemm;
 pub mod graph;
 pub mod init;
+pub mod leaves;
 mod math;
 mod network;
 pub mod nn;
@@ -20,6 +21,7 @@ pub mod philox;
 pub mod plan;
 mod probe;
 pub mod real;
+pub mod team;
 mod tensor;
 
 pub use graph::ShapeError;

@@ -89,8 +89,8 @@ pub trait Network: Send + Sync {
     /// Loss and hits with running statistics, without dropout and label smoothing.
     fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail;
 
-    /// Memory for `leaf` and `evaluate`; one per thread.
-    fn new_scratch(&self) -> Box<dyn Any + Send>;
+    /// Memory and threads for `leaf` and `evaluate`, for one call at a time. `threads` counts the caller's.
+    fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send>;
 }
 
 /// Compiles a module for shards of `samples`. The error names the op, its place and the axes.
@@ -239,8 +239,8 @@ impl Network for Compiled {
         self.pass(&self.evaluate, scratch, Call { state, batch, key }, &mut [])
     }
 
-    fn new_scratch(&self) -> Box<dyn Any + Send> {
-        Box::new(Scratch::<f32>::default())
+    fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send> {
+        Box::new(Scratch::<f32>::new(threads))
     }
 }
 

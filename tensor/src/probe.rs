@@ -44,7 +44,7 @@ fn train(network: &dyn Network, data: &DataShape) -> Vec<f32> {
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let layout = network.layout();
     let mut state = network.init(1);
-    let mut scratch = network.new_scratch();
+    let mut scratch = network.new_scratch(1);
     let mut leaf = vec![0.0; layout.reduced_floats()];
     let mut moments = vec![vec![0.0; layout.param_floats()]; 2];
     for step in 0..2 {

@@ -25,6 +25,8 @@ pub trait Real:
 {
     const ZERO: Self;
     const ONE: Self;
+    /// The one NaN: quiet, positive, without a payload.
+    const NAN: Self;
     fn of(x: f64) -> Self;
     fn f64(self) -> f64;
     fn exp(self) -> Self;
@@ -42,6 +44,7 @@ pub trait Real:
 impl Real for f32 {
     const ZERO: f32 = 0.0;
     const ONE: f32 = 1.0;
+    const NAN: f32 = f32::from_bits(0x7fc0_0000);
 
     #[inline(always)]
     fn of(x: f64) -> f32 {
@@ -81,6 +84,7 @@ impl Real for f32 {
 impl Real for f64 {
     const ZERO: f64 = 0.0;
     const ONE: f64 = 1.0;
+    const NAN: f64 = f64::from_bits(0x7ff8_0000_0000_0000);
 
     fn of(x: f64) -> f64 {
         x

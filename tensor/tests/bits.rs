@@ -119,8 +119,8 @@ proptest! {
             let network = compile(module, &data, 4).unwrap();
             let (state, elsewhere) = (network.init(seed), network.init(other));
             let batch_here = batch(&data, seed, valid);
-            let first = leaf(&*network, &mut *network.new_scratch(), &state, &batch_here, KEY);
-            let mut used = network.new_scratch();
+            let first = leaf(&*network, &mut *network.new_scratch(1), &state, &batch_here, KEY);
+            let mut used = network.new_scratch(1);
             leaf(&*network, &mut *used, &elsewhere, &batch(&data, other, 4), LeafKey { step: 1, ..KEY });
             network.evaluate(&mut *used, &elsewhere, &batch(&data, other, 2));
             prop_assert_eq!(&leaf(&*network, &mut *used, &state, &batch_here, KEY), &first);
@@ -133,7 +133,7 @@ proptest! {
 fn padding_samples_change_nothing_whatever_they_hold() {
     for (module, data) in [(&Image as &dyn Module, IMAGE), (&Text, TEXT)] {
         let network = compile(module, &data, 4).unwrap();
-        let (state, mut scratch) = (network.init(1), network.new_scratch());
+        let (state, mut scratch) = (network.init(1), network.new_scratch(1));
         let one = batch(&data, 1, 3);
         let mut other = one.clone();
         let tail = |len: usize| len - len / 4..len;
@@ -152,7 +152,7 @@ fn padding_samples_change_nothing_whatever_they_hold() {
 fn a_shard_of_padding_alone_is_a_leaf_of_zeros() {
     for (module, data) in [(&Image as &dyn Module, IMAGE), (&Text, TEXT)] {
         let network = compile(module, &data, 4).unwrap();
-        let (state, mut scratch) = (network.init(1), network.new_scratch());
+        let (state, mut scratch) = (network.init(1), network.new_scratch(1));
         let (out, tail) = leaf(&*network, &mut *scratch, &state, &batch(&data, 1, 0), KEY);
         assert!(out.iter().all(|b| f32::from_bits(*b) == 0.0), "no gradient and no moments");
         assert_eq!(tail, Tail::default());
@@ -162,7 +162,7 @@ fn a_shard_of_padding_alone_is_a_leaf_of_zeros() {
 #[test]
 fn dropout_follows_the_step_and_the_slot() {
     let network = compile(&Image, &IMAGE, 4).unwrap();
-    let (state, mut scratch) = (network.init(1), network.new_scratch());
+    let (state, mut scratch) = (network.init(1), network.new_scratch(1));
     let here = batch(&IMAGE, 1, 4);
     let elsewhere = Batch { slots: vec![4, 5, 6, 7], ..here.clone() };
     let first = leaf(&*network, &mut *scratch, &state, &here, KEY);

@@ -25,7 +25,7 @@ fn sample(i: usize) -> [f32; FEATURES] {
 fn running(shards: usize, valid: usize, steps: u64) -> (Vec<f32>, Vec<f32>) {
     let m = 16 / shards;
     let network = compile(&Norm, &DataShape::Features { features: FEATURES, classes: 2 }, m).unwrap();
-    let (layout, mut state, mut scratch) = (network.layout(), network.init(1), network.new_scratch());
+    let (layout, mut state, mut scratch) = (network.layout(), network.init(1), network.new_scratch(1));
     for step in 0..steps {
         let mut sum = vec![0.0; layout.reduced_floats()];
         for shard in 0..shards {

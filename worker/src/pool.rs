@@ -75,7 +75,7 @@ impl Shared {
 impl Pool {
     pub fn new(shared: Arc<Shared>, threads: usize) -> Pool {
         let helpers = (1..threads.max(1)).map(|i| helper(i, shared.clone())).collect();
-        Pool { scratch: shared.job.network.new_scratch(), shared, helpers }
+        Pool { scratch: shared.job.network.new_scratch(1), shared, helpers }
     }
 
     /// The sum of the leaves of `round` under `node`, from the state that is held.
@@ -107,7 +107,7 @@ impl Pool {
 fn helper(i: usize, shared: Arc<Shared>) -> SyncSender<Arc<Unit>> {
     let (units, inbox): (_, Receiver<Arc<Unit>>) = sync_channel(1);
     let run = move || {
-        let mut scratch = shared.job.network.new_scratch();
+        let mut scratch = shared.job.network.new_scratch(1);
         for unit in inbox {
             let work = catch_unwind(AssertUnwindSafe(|| unit.work(&shared, scratch.as_mut())));
             if let Err(panic) = work {

@@ -84,7 +84,7 @@ impl Network for Linear {
     fn evaluate(&self, _: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail {
         self.tail(state, batch)
     }
-    fn new_scratch(&self) -> Box<dyn Any + Send> {
+    fn new_scratch(&self, _threads: usize) -> Box<dyn Any + Send> {
         Box::new(())
     }
 }

@@ -37,7 +37,7 @@ fn main() {
 fn measure(kind: &ModelKind, data: &DataShape, shards: u64, m: usize) -> f64 {
     let network = build(kind, data, m).expect("the model fits its data");
     let layout = network.layout();
-    let (mut state, mut scratch) = (network.init(1), network.new_scratch());
+    let (mut state, mut scratch) = (network.init(1), network.new_scratch(1));
     let mut leaf = vec![0.0; layout.reduced_floats()];
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let mut moments = vec![vec![0.0; layout.param_floats()]; moments_of(&adam)];

@@ -109,7 +109,7 @@ fn weights(file: &SafeTensors<'_>, prefix: &str) -> Vec<u8> {
 
 /// Leaves of all shards, summed along the tree.
 fn reduce(network: &dyn Network, state: &[f32], batches: &[Batch], key: LeafKey) -> (Vec<f32>, Tail) {
-    let mut scratch = network.new_scratch();
+    let mut scratch = network.new_scratch(1);
     let leaf = |batch: &Batch| {
         let mut out = vec![f32::NAN; network.layout().reduced_floats()];
         let tail = network.leaf(&mut *scratch, state, batch, key, &mut out);
@@ -173,7 +173,7 @@ fn evaluates(network: &dyn Network, state: &[f32], data: &Data, wanted: &Value, 
     let samples = (data.y.len() / data.targets) as i32;
     let mut chosen: Vec<i32> = (0..samples).collect();
     chosen.resize(chosen.len().next_multiple_of(m), -1);
-    let mut scratch = network.new_scratch();
+    let mut scratch = network.new_scratch(1);
     let tail = chosen.chunks_exact(m).map(|chosen| network.evaluate(&mut *scratch, state, &data.batch(chosen, 0)));
     let tail = tail.fold(Tail::default(), Tail::add);
     assert_eq!(tail.count, data.y.iter().filter(|y| **y != IGNORE).count() as u64);

@@ -144,7 +144,7 @@ impl Rule for Conv2d {
         let [y, ..] = io.y;
         let s = self.sizes(&io.types[0].shape, &io.types[1].shape).expect("checked when the graph was built");
         let (outer, n) = (io.types[1].shape[0], s.out());
-        let Work { pack, columns } = io.work;
+        let Room { pack, columns } = &mut io.work.rooms[0];
         for (y, image) in y.chunks_exact_mut((outer * n).max(1)).zip(io.x[0].chunks_exact(s.image().max(1))) {
             let b = Mat::rows(s.unfold(image, columns), n);
             let a = Mat::rows(io.x[1], s.patch());
@@ -176,7 +176,7 @@ impl Rule for Conv2dGradInput {
         let [dx, ..] = io.y;
         let s = self.conv.sizes(&self.image, &io.types[0].shape).expect("checked when the graph was built");
         let (outer, n) = (io.types[0].shape[0], s.out());
-        let Work { pack, columns } = io.work;
+        let Room { pack, columns } = &mut io.work.rooms[0];
         for (dx, dy) in dx.chunks_exact_mut(s.image().max(1)).zip(io.x[1].chunks_exact((outer * n).max(1))) {
             let columns = take(columns, s.patch() * n);
             let a = Mat::rows(io.x[0], s.patch()).transposed();
@@ -206,7 +206,7 @@ impl Rule for Conv2dGradWeight {
         let [dw, ..] = io.y;
         let s = self.conv.sizes(&io.types[0].shape, &self.weight).expect("checked when the graph was built");
         let (outer, n) = (self.weight[0], s.out());
-        let Work { pack, columns } = io.work;
+        let Room { pack, columns } = &mut io.work.rooms[0];
         dw.fill(F::ZERO);
         for (image, dy) in io.x[0].chunks_exact(s.image().max(1)).zip(io.x[1].chunks_exact((outer * n).max(1))) {
             let b = Mat::rows(s.unfold(image, columns), n).transposed();

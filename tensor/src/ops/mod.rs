@@ -48,6 +48,7 @@ pub use sum_leading::SumLeading;
 use crate::gemm::{Gemm, Pack};
 use crate::graph::{Graph, Node, ShapeError, Type, Value};
 use crate::real::Real;
+use crate::team::Team;
 
 /// What an op must say about itself.
 pub trait Rule {
@@ -95,16 +96,29 @@ pub struct Key<'a> {
     pub slots: &'a [u64],
 }
 
-/// Room that kernels use and leave dirty.
-#[derive(Debug, Default)]
+/// The threads of a run, and what they use.
+#[derive(Debug)]
 pub struct Work<F> {
+    pub team: Team,
+    /// One for each thread of the team.
+    pub rooms: Vec<Room<F>>,
+}
+
+/// Memory of one thread that kernels use and leave dirty.
+#[derive(Debug, Default)]
+pub struct Room<F> {
     pub pack: Pack<F>,
     pub columns: Vec<F>,
 }
 
 impl<F: Real> Work<F> {
+    pub fn new(threads: usize) -> Work<F> {
+        let team = Team::new(threads);
+        Work { rooms: (0..team.threads()).map(|_| Room::default()).collect(), team }
+    }
+
     pub fn gemm(&mut self, product: Gemm<'_, F>, c: &mut [F], stride: usize) {
-        F::gemm(product, c, stride, &mut self.pack);
+        F::gemm(product, c, stride, &mut self.rooms[0].pack);
     }
 }
 

@@ -91,7 +91,7 @@ impl Case {
         let bound = Bound { state: &values, features: &[], tokens: &[], targets: &self.ints.values, key };
         let mut written = vec![F::ZERO; end];
         // What was in the memory before must not matter: it starts as NaN.
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch::new(1);
         scratch.arena = vec![F::of(f64::NAN); plan.arena];
         run(&plan, &mut scratch, &bound, &mut written);
         Outcome { y: written[..dy.len()].to_vec(), dx: places.into_iter().map(|p| written[p].to_vec()).collect() }

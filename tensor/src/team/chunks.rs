@@ -1,0 +1,114 @@
+//! Outputs cut into chunks that tasks write apart from each other.
+
+use super::Team;
+use std::marker::PhantomData;
+
+/// A slice in chunks of one length (the last may be shorter), each lent to one task.
+struct Chunks<'a, T> {
+    start: *mut T,
+    len: usize,
+    chunk: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: tasks get disjoint parts of a slice of `T: Send` that is borrowed exclusively.
+unsafe impl<T: Send> Sync for Chunks<'_, T> {}
+
+impl<'a, T> Chunks<'a, T> {
+    fn new(slice: &'a mut [T], chunk: usize) -> Chunks<'a, T> {
+        assert!(chunk > 0, "a chunk has a length");
+        Chunks { start: slice.as_mut_ptr(), len: slice.len(), chunk, slice: PhantomData }
+    }
+
+    fn count(&self) -> usize {
+        self.len.div_ceil(self.chunk)
+    }
+
+    /// # Safety
+    /// A number is asked for again only when what was lent before is no longer in use.
+    #[allow(clippy::mut_from_ref, reason = "what is lent is a part of the exclusive borrow that `new` took")]
+    unsafe fn get(&self, number: usize) -> &mut [T] {
+        let from = (number * self.chunk).min(self.len);
+        let len = self.chunk.min(self.len - from);
+        // SAFETY: inside the slice, and apart from every other chunk.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}
+
+impl Team {
+    /// Calls `work(thread, i, chunk)` for each chunk of `y`.
+    pub fn chunks<T: Send>(&self, y: &mut [T], chunk: usize, work: impl Fn(usize, usize, &mut [T]) + Sync) {
+        let y = Chunks::new(y, chunk);
+        // SAFETY: `run` runs each task once.
+        self.run(y.count(), &|thread, i| work(thread, i, unsafe { y.get(i) }));
+    }
+
+    /// `run` with a room for each thread: `work(room, task)`.
+    pub fn run_in<R: Send>(&self, rooms: &mut [R], tasks: usize, work: impl Fn(&mut R, usize) + Sync) {
+        assert!(rooms.len() >= self.threads(), "each thread has a room");
+        let rooms = Chunks::new(rooms, 1);
+        // SAFETY: a thread runs one task at a time, and an inner run cannot have these rooms: they are borrowed.
+        self.run(tasks, &|thread, task| work(unsafe { &mut rooms.get(thread)[0] }, task));
+    }
+
+    /// `chunks` with a room for each thread: `work(room, i, chunk)`.
+    pub fn chunks_in<R: Send, T: Send>(
+        &self,
+        rooms: &mut [R],
+        y: &mut [T],
+        chunk: usize,
+        work: impl Fn(&mut R, usize, &mut [T]) + Sync,
+    ) {
+        let y = Chunks::new(y, chunk);
+        // SAFETY: `run` runs each task once.
+        self.run_in(rooms, y.count(), |room, i| work(room, i, unsafe { y.get(i) }));
+    }
+
+    /// The same over two outputs, which have as many chunks.
+    pub fn chunks2<T: Send, U: Send>(
+        &self,
+        (y, y_chunk): (&mut [T], usize),
+        (z, z_chunk): (&mut [U], usize),
+        work: impl Fn(usize, usize, &mut [T], &mut [U]) + Sync,
+    ) {
+        let (y, z) = (Chunks::new(y, y_chunk), Chunks::new(z, z_chunk));
+        assert_eq!(y.count(), z.count(), "outputs that are cut together have as many chunks");
+        // SAFETY: `run` runs each task once.
+        self.run(y.count(), &|thread, i| unsafe { work(thread, i, y.get(i), z.get(i)) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_outputs_once() {
+        let team = Team::new(3);
+        for len in [0, 1, 7, 64, 65] {
+            let mut y = vec![0u32; len];
+            team.chunks(&mut y, 8, |_, i, chunk| chunk.iter_mut().for_each(|y| *y += 1 + i as u32));
+            assert!((0..).zip(&y).all(|(at, y)| *y == 1 + at / 8), "{y:?}");
+        }
+    }
+
+    #[test]
+    fn a_room_is_one_threads_own() {
+        let team = Team::new(3);
+        let mut rooms = [0u64; 3];
+        for _ in 0..100 {
+            team.run_in(&mut rooms, 50, |room, _| *room += 1);
+        }
+        assert_eq!(rooms.iter().sum::<u64>(), 5_000);
+    }
+
+    #[test]
+    fn two_outputs_are_cut_in_step() {
+        let team = Team::new(2);
+        let (mut rows, mut sums) = (vec![1u64; 40], vec![0u64; 10]);
+        team.chunks2((&mut rows, 8), (&mut sums, 2), |_, i, rows, sums| {
+            sums.fill(rows.iter().sum::<u64>() + i as u64);
+        });
+        assert_eq!(sums, [8, 8, 9, 9, 10, 10, 11, 11, 12, 12]);
+    }
+}
