@@ -282,14 +282,27 @@ impl Cluster {
         });
     }
 
+    /// Waits for the end, as long as the job gets on: a slow machine may take its time.
+    #[track_caller]
+    fn until_over(&self, job: &str) -> Value {
+        let mut seen = 0;
+        loop {
+            let next = wait_for(&format!("the job's end, or a step after {seen}"), 60, || {
+                let status = self.status(job)?;
+                let is_over = ["succeeded", "failed", "cancelled"].contains(&status["state"].as_str()?);
+                (is_over || status["step"].as_u64()? > seen).then_some((is_over, status))
+            });
+            match next {
+                (true, status) => return status,
+                (false, status) => seen = status["step"].as_u64().unwrap_or(seen),
+            }
+        }
+    }
+
     /// Waits for the end; gives the last status and the proof.
     #[track_caller]
     pub fn until_done(&self, job: &str) -> (Value, Proof) {
-        let status = wait_for("the job's end", 120, || {
-            let status = self.status(job)?;
-            let is_over = ["succeeded", "failed", "cancelled"].contains(&status["state"].as_str()?);
-            is_over.then_some(status)
-        });
+        let status = self.until_over(job);
         assert_eq!(status["state"], "succeeded", "{status:#}");
         let run_dir = PathBuf::from(status["run_dir"].as_str().expect("run_dir"));
         let validation = &status["metrics"]["validation"];
