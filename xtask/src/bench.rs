@@ -7,19 +7,26 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// All of them; `cargo xtask test --full` runs each once.
-pub const NAMES: [&str; 2] = ["stall", "torchrun"];
+pub const NAMES: [&str; 3] = ["stall", "torchrun", "step"];
 
 pub fn run(name: &str, args: &[&str]) -> Result<ExitCode> {
     if !NAMES.contains(&name) {
         bail!("there is no bench named {name}; there are: {}", NAMES.join(", "));
     }
-    tools::run(tools::cargo().args(["build", "--release", "--package", "elastic"]))?;
+    let needs: &[&str] = match name {
+        "step" => &["--package", "elastic-models", "--example", "step"],
+        _ => &["--package", "elastic"],
+    };
+    tools::run(tools::cargo().args(["build", "--release"]).args(needs))?;
     start(name, args, &tools::release_dir()?.join("elastic"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a bench on the program that is there.
+/// Runs a bench on the programs that are there: `program`, and the examples beside it (`cargo test` builds them too).
 pub fn start(name: &str, args: &[&str], program: &Path) -> Result<()> {
     let script = tools::root().join("bench").join(name).join("run");
-    tools::run(Command::new(script).args(args).env("ELASTIC_BIN", program).current_dir(tools::root()))
+    let step = program.with_file_name("examples").join("step");
+    let mut command = Command::new(script);
+    command.args(args).env("ELASTIC_BIN", program).env("ELASTIC_STEP_BIN", step).current_dir(tools::root());
+    tools::run(&mut command)
 }
