@@ -33,6 +33,7 @@ impl<F: Real> Scratch<F> {
 }
 
 pub fn run<F: Real>(plan: &Plan, scratch: &mut Scratch<F>, bound: &Bound<'_, F>, out: &mut [F]) {
+    let _ieee = crate::float_mode::Ieee::enter();
     if scratch.arena.len() < plan.arena {
         scratch.arena.resize(plan.arena, F::ZERO);
     }

@@ -8,6 +8,7 @@
 
 pub mod autograd;
 pub mod exec;
+pub mod float_mode;
 pub mod gemm;
 pub mod graph;
 pub mod init;

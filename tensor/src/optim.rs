@@ -44,6 +44,7 @@ pub fn moments_of(optimizer: &Optimizer) -> usize {
 /// Applies one step. A correction that is not finite (no valid sample anywhere) leaves a gradient of zero
 /// and the running statistics as they are.
 pub fn apply(optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
+    let _ieee = crate::float_mode::Ieee::enter();
     let Update { layout, reduced, state, moments, step, lr, correction, clip_norm } = update;
     let params = layout.param_floats();
     assert_eq!((reduced.len(), state.len()), (layout.reduced_floats(), layout.floats()), "the layout's lengths");

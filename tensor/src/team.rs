@@ -170,6 +170,7 @@ impl Shared {
 
     /// A helper's life.
     fn help(&self, thread: usize) {
+        crate::float_mode::Ieee::stay();
         let mut done = 0;
         while let Some(run) = self.wait_after(done) {
             done = run;

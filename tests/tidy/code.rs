@@ -17,6 +17,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/gemm/mod.rs", "calls those, where the processor has them"),
     ("tensor/src/team.rs", "lends a caller's task to threads that outlive the call"),
     ("tensor/src/team/chunks.rs", "lends parts of one slice to several threads"),
+    ("tensor/src/float_mode.rs", "reads and sets the processor's floating-point mode"),
+    ("tensor/tests/traps_flush.rs", "sets the processor's floating-point mode as a foreign library would"),
     ("tensor/models/examples/step/peak.rs", "measures what the vector instructions can do at most"),
 ];
 

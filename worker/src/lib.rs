@@ -75,6 +75,8 @@ pub fn main_with(
 }
 
 fn run(build: Builder) -> ExitCode {
+    // Before any other thread is there: all of them compute, or add up, in this mode.
+    elastic_tensor::float_mode::Ieee::stay();
     let _ = tracing_subscriber::fmt().with_writer(|| stderr::Stderr).with_ansi(false).with_target(false).try_init();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an event queue");

@@ -106,6 +106,69 @@ def optimizers():
     save_file(tensors, HERE / "optimizers.safetensors", {"optimizers": json.dumps(OPTIMIZERS)})
 
 
+SCHEDULES = {
+    "constant": {"constant": {"warmup": 0}},
+    "constant_warm": {"constant": {"warmup": 10}},
+    "linear": {"linear": {"warmup": 10, "end": 0.1}},
+    "cosine": {"cosine": {"warmup": 10, "end": 0.0}},
+    "cosine_end": {"cosine": {"warmup": 0, "end": 0.25}},
+    "step": {"step": {"warmup": 5, "every": 30, "gamma": 0.3}},
+}
+
+
+def scheduler(opt, schedule, steps):
+    """PyTorch's own schedules, after a linear warm-up whose last step has the whole rate."""
+    from torch.optim import lr_scheduler as lr
+
+    (kind, s), = schedule.items()
+    warmup, base = s["warmup"], opt.param_groups[0]["lr"]
+    rest = steps - 1 - warmup
+    main = {
+        "constant": lambda: lr.ConstantLR(opt, factor=1.0),
+        "linear": lambda: lr.LinearLR(opt, 1.0, s["end"], rest),
+        "cosine": lambda: lr.CosineAnnealingLR(opt, rest, eta_min=base * s["end"]),
+        "step": lambda: lr.StepLR(opt, s["every"], s["gamma"]),
+    }[kind]
+    if warmup == 0:
+        return main()
+    warm = lr.LinearLR(opt, 1.0 / warmup, 1.0, warmup - 1)
+    return lr.SequentialLR(opt, [warm, main()], [warmup])
+
+
+def long_optimizers():
+    """100 steps of each optimizer with a matrix (decayed) and a vector (not), under each schedule, in f64.
+
+    `<optimizer>.<schedule>` is the end, `<optimizer>.first` the state after the first step, `rate.<schedule>` the rates.
+    The norm to clip to is above some gradients' norms and below others'.
+    """
+    torch.manual_seed(6)
+    steps, matrix = 100, 12
+    start = torch.randn(16, dtype=torch.float32).double()
+    scales = torch.logspace(-6, 1, steps)[torch.randperm(steps)][:, None]
+    grads = (torch.randn(steps, 16) * scales).float().double()
+    tensors = {"start": start.float(), "grads": grads.float()}
+    for name, spec in OPTIMIZERS.items():
+        for schedule_name, schedule in SCHEDULES.items():
+            weight = start[:matrix].reshape(3, 4).clone().requires_grad_()
+            bias = start[matrix:].clone().requires_grad_()
+            groups = [{"params": [weight], "decays": True}, {"params": [bias], "decays": False}]
+            opt = optimizer(spec, groups, lr=0.03)
+            plan = scheduler(opt, schedule, steps)
+            rates = []
+            for step, g in enumerate(grads):
+                weight.grad, bias.grad = g[:matrix].reshape(3, 4).clone(), g[matrix:].clone()
+                torch.nn.utils.clip_grad_norm_([weight, bias], 1.5)
+                rates.append(opt.param_groups[0]["lr"])
+                opt.step()
+                plan.step()
+                if step == 0 and schedule_name == "constant":
+                    tensors[f"{name}.first"] = torch.cat([weight.detach().flatten(), bias.detach()])
+            tensors[f"{name}.{schedule_name}"] = torch.cat([weight.detach().flatten(), bias.detach()])
+            tensors[f"rate.{schedule_name}"] = torch.tensor(rates, dtype=torch.float64)
+    about = {"optimizers": json.dumps(OPTIMIZERS), "schedules": json.dumps(SCHEDULES)}
+    save_file(tensors, HERE / "long_optimizers.safetensors", about)
+
+
 def rate(schedule, step, steps):
     """The job file's schedules, as a factor on the base rate."""
     (kind, s), = schedule.items()
@@ -315,7 +378,7 @@ def gpt():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for make in (ops, optimizers, mlp, cnn, gpt):
+    for make in (ops, optimizers, long_optimizers, mlp, cnn, gpt):
         make()
     for path in sorted(HERE.glob("*.safetensors")):
         print(path.name, path.stat().st_size)
