@@ -21,6 +21,7 @@ pub mod philox;
 pub mod plan;
 mod probe;
 pub mod real;
+mod simd;
 pub mod team;
 mod tensor;
 

@@ -31,7 +31,7 @@ pub trait Real:
     fn f64(self) -> f64;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
-    fn tanh(self) -> Self;
+    fn exp2(self) -> Self;
     fn sqrt(self) -> Self;
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
     fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
@@ -66,8 +66,8 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn tanh(self) -> f32 {
-        crate::math::tanh(self)
+    fn exp2(self) -> f32 {
+        crate::math::exp2(self)
     }
 
     /// Rounded exactly by IEEE 754, so the hardware's is everybody's.
@@ -102,8 +102,8 @@ impl Real for f64 {
         libm::log(self)
     }
 
-    fn tanh(self) -> f64 {
-        libm::tanh(self)
+    fn exp2(self) -> f64 {
+        libm::exp2(self)
     }
 
     fn sqrt(self) -> f64 {
@@ -131,7 +131,42 @@ pub fn sum<F: Real>(xs: &[F], term: impl Fn(F) -> F) -> F {
     fold(lanes)
 }
 
-/// The same over pairs.
+/// The largest, or minus infinity; a NaN is passed over.
+#[inline(always)]
+pub fn largest<F: Real>(xs: &[F]) -> F {
+    let mut lanes = [F::of(f64::NEG_INFINITY); LANES];
+    let larger = |a: F, b: F| if b > a { b } else { a };
+    let (blocks, rest) = xs.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, *x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *x);
+    }
+    lanes.into_iter().fold(lanes[0], larger)
+}
+
+/// Replaces each by its term, and gives the terms' sum in the order of [`sum`].
+#[inline(always)]
+pub fn sum_in_place<F: Real>(xs: &mut [F], term: impl Fn(F) -> F) -> F {
+    let mut lanes = [F::ZERO; LANES];
+    let (blocks, rest) = xs.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *x = term(*x);
+            *lane += *x;
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *x = term(*x);
+        *lane += *x;
+    }
+    fold(lanes)
+}
+
+/// [`sum`] over pairs.
 #[inline(always)]
 pub fn sum2<F: Real>(xs: &[F], ys: &[F], term: impl Fn(F, F) -> F) -> F {
     let mut lanes = [F::ZERO; LANES];

@@ -15,6 +15,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/gemm/avx512.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/transpose.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/mod.rs", "calls those, where the processor has them"),
+    ("tensor/src/simd.rs", "compiles loops for instruction sets that only some processors have"),
     ("tensor/src/team.rs", "lends a caller's task to threads that outlive the call"),
     ("tensor/src/team/chunks.rs", "lends parts of one slice to several threads"),
 ];

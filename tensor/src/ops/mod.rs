@@ -11,6 +11,7 @@ mod conv2d;
 mod copy;
 mod cross_entropy;
 mod dropout;
+mod each;
 mod embedding;
 mod gelu;
 mod layer_norm;
@@ -92,6 +93,8 @@ pub struct Key<'a> {
     /// Gradient of each valid loss.
     pub scale: f32,
     pub label_smoothing: f32,
+    /// How many shards (a power of two) lie one behind the other in the batch, each with as many rows.
+    pub shards: usize,
     /// Slot of each sample in the global batch.
     pub slots: &'a [u64],
 }
@@ -221,3 +224,6 @@ fn expect_axes(x: &[&Type], index: usize, name: &str, axes: &str) -> Result<(), 
         false => Err(format!("{name} is {}, but needs {wanted} axes: ({axes})", x[index])),
     }
 }
+
+#[cfg(test)]
+mod tests;
