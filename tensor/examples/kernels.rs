@@ -47,7 +47,7 @@ fn kernels() -> Vec<Kernel> {
         of(
             "attention gradient",
             Op::CausalAttentionGrad(CausalAttentionGrad(attention)),
-            &[&qkv, &kept, &y],
+            &[&qkv, &y, &kept, &y],
             5 * half,
         ),
         of("layer norm", Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[&hidden, &cols, &cols], 0),

@@ -17,6 +17,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/gemm/mod.rs", "calls those, where the processor has them"),
     ("tensor/src/simd.rs", "compiles loops for instruction sets that only some processors have"),
     ("tensor/src/team.rs", "lends a caller's task to threads that outlive the call"),
+    ("tensor/src/ops/causal_attention.rs", "threads write the columns of their own heads between those of others"),
+    ("tensor/src/team/parts.rs", "lends parts of one slice to several threads"),
     ("tensor/src/team/chunks.rs", "lends parts of one slice to several threads"),
 ];
 
