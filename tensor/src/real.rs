@@ -186,11 +186,15 @@ pub fn sum2<F: Real>(xs: &[F], ys: &[F], term: impl Fn(F, F) -> F) -> F {
 #[inline(always)]
 pub fn sum3<F: Real>(xs: &[F], ys: &[F], zs: &[F], term: impl Fn(F, F, F) -> F) -> F {
     let mut lanes = [F::ZERO; LANES];
-    let mut blocks = xs.chunks(LANES).zip(ys.chunks(LANES)).zip(zs.chunks(LANES));
-    for ((xs, ys), zs) in &mut blocks {
+    let ((x_blocks, x_rest), (y_blocks, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
+    let (z_blocks, z_rest) = zs.as_chunks::<LANES>();
+    for ((xs, ys), zs) in x_blocks.iter().zip(y_blocks).zip(z_blocks) {
         for (((lane, x), y), z) in lanes.iter_mut().zip(xs).zip(ys).zip(zs) {
             *lane += term(*x, *y, *z);
         }
+    }
+    for (((lane, x), y), z) in lanes.iter_mut().zip(x_rest).zip(y_rest).zip(z_rest) {
+        *lane += term(*x, *y, *z);
     }
     fold(lanes)
 }
