@@ -24,6 +24,7 @@ mod reshape;
 mod scale;
 mod seed;
 mod sum_leading;
+mod windows;
 
 pub use add::Add;
 pub use avg_pool::{AvgPool, AvgPoolGrad};

@@ -13,37 +13,60 @@ fn case(op: Op, shapes: &[&[usize]]) -> Case {
     Case { op, x: shapes.iter().map(|s| Type::float(s)).collect() }
 }
 
-/// Outputs' bits, run with `threads` on `isa` in memory that is dirty.
-fn run(case: &Case, isa: Isa, threads: usize, shards: usize) -> Vec<Vec<u32>> {
-    FORCED.set(Some(isa));
-    let types: Vec<&Type> = case.x.iter().collect();
-    let out_types = case.op.infer(&types).expect("the case's shapes fit");
+/// Numbers around 0 for each input.
+fn inputs(types: &[Type]) -> Vec<Vec<f32>> {
     let number = |slot: usize, i: usize| ((i * 7919 + slot * 31) % 1013) as f32 / 400.0 - 1.2;
-    let floats: Vec<Vec<f32>> =
-        (0..).zip(&types).map(|(slot, t)| (0..t.len()).map(|i| number(slot, i)).collect()).collect();
-    let ints: Vec<Vec<i32>> = types.iter().map(|t| (0..t.len()).map(|i| (i * 5 % 8) as i32 - 1).collect()).collect();
+    (0..).zip(types).map(|(slot, t)| (0..t.len()).map(|i| number(slot, i)).collect()).collect()
+}
+
+/// How an op is run.
+#[derive(Clone, Copy)]
+struct How {
+    threads: usize,
+    shards: usize,
+    label_smoothing: f32,
+}
+
+const ALONE: How = How { threads: 1, shards: 1, label_smoothing: 0.0 };
+
+/// Outputs' bits, run on `isa`.
+fn run_on(case: &Case, isa: Isa, how: How, floats: &[Vec<f32>]) -> Vec<Vec<u32>> {
+    FORCED.set(Some(isa));
+    let ints: Vec<Vec<i32>> = case.x.iter().map(|t| (0..t.len()).map(|i| (i * 5 % 8) as i32 - 1).collect()).collect();
+    let floats: Vec<&[f32]> = floats.iter().map(|x| &x[..]).collect();
+    let ints: Vec<&[i32]> = ints.iter().map(|x| &x[..]).collect();
+    let outputs = call(&case.op, &case.x, (&floats, &ints), how);
+    FORCED.set(None);
+    outputs.into_iter().map(|y| y.into_iter().map(f32::to_bits).collect()).collect()
+}
+
+/// Runs an op in memory that is dirty.
+fn call(op: &Op, types: &[Type], (floats, ints): (&[&[f32]], &[&[i32]]), how: How) -> Vec<Vec<f32>> {
+    let How { threads, shards, label_smoothing } = how;
+    let out_types = op.infer(&types.iter().collect::<Vec<_>>()).expect("the case's shapes fit");
     let mut outputs: Vec<Vec<f32>> = out_types.iter().map(|t| vec![f32::NAN; t.len()]).collect();
     let mut work = Work::new(threads);
     for room in &mut work.rooms {
         room.columns = vec![f32::NAN; 100];
     }
     let slots: Vec<u64> = (5..70).collect();
-    let key = Key { seed: 1, step: 1, scale: 1.0, label_smoothing: 0.1, shards, slots: &slots };
+    let key = Key { seed: 1, step: 1, scale: 1.0, label_smoothing, shards, slots: &slots };
     let mut y: [&mut [f32]; IO_MAX] = std::array::from_fn(|_| &mut [][..]);
     y.iter_mut().zip(&mut outputs).for_each(|(slot, y)| *slot = y);
     let x = std::array::from_fn(|slot| floats.get(slot).map_or(&[][..], |x| x));
     let ints = std::array::from_fn(|slot| ints.get(slot).map_or(&[][..], |x| x));
-    let (types, out_types) = (&case.x[..], &out_types[..]);
-    case.op.run(Io { x, ints, y, types, out_types, key: &key, path: "test", work: &mut work });
-    FORCED.set(None);
-    outputs.into_iter().map(|y| y.into_iter().map(f32::to_bits).collect()).collect()
+    let out_types = &out_types[..];
+    op.run(Io { x, ints, y, types, out_types, key: &key, path: "test", work: &mut work });
+    outputs
 }
 
 fn check(case: &Case) {
-    let wanted = run(case, Isa::Portable, 1, 1);
+    let floats = inputs(&case.x);
+    let how = How { label_smoothing: 0.1, ..ALONE };
+    let wanted = run_on(case, Isa::Portable, how, &floats);
     for isa in Isa::here() {
         for threads in [1, 2, 3] {
-            let got = run(case, isa, threads, 1);
+            let got = run_on(case, isa, How { threads, ..how }, &floats);
             assert!(got == wanted, "{} {:?}: {isa:?}, {threads} threads", case.op.name(), case.x);
         }
     }
@@ -62,6 +85,80 @@ fn elementwise_ops_have_one_result() {
     }
     check(&case(Op::Add(Add), &[&[3_000, 37], &[37]]));
     check(&case(Op::Add(Add), &[&[3, 0], &[0]]));
+}
+
+#[test]
+fn norms_losses_pools_and_dropout_have_one_result() {
+    for (rows, cols) in [(1, 1), (5, 7), (37, 16), (67, 100), (2, 5_003), (700, 65), (0, 3), (3, 0)] {
+        let (x, cols_only, rows_only) = (&[rows, cols][..], &[cols][..], &[rows][..]);
+        check(&case(Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[x, cols_only, cols_only]));
+        check(&case(Op::LayerNormGrad(LayerNormGrad), &[x, cols_only, rows_only, rows_only, x]));
+        check(&case(Op::Dropout(Dropout { p: 0.3 }), &[&[rows.min(60), cols]]));
+        // Targets of the test are -1 to 6.
+        if cols >= 7 {
+            check(&case(Op::CrossEntropy(CrossEntropy), &[x, rows_only]));
+            check(&case(Op::CrossEntropyGrad(CrossEntropyGrad), &[x, rows_only, rows_only, rows_only]));
+        }
+    }
+    for (kernel, stride, h, w) in
+        [(2, 2, 6, 150), (3, 2, 9, 9), (3, 1, 5, 67), (1, 3, 7, 8), (2, 2, 5, 3), (7, 7, 7, 7)]
+    {
+        let (image, pool) = ([5, 3, h, w], MaxPool { kernel, stride });
+        let out = pool.out(&Type::float(&image)).expect("the window fits");
+        let average = AvgPool { kernel, stride };
+        check(&case(Op::MaxPool(pool), &[&image]));
+        check(&case(Op::MaxPoolGrad(MaxPoolGrad(pool)), &[&image, &out]));
+        check(&case(Op::AvgPool(average), &[&image]));
+        check(&case(Op::AvgPoolGrad(AvgPoolGrad { pool: average, image: image.to_vec() }), &[&out]));
+    }
+}
+
+#[test]
+fn norm_gradients_of_shards_together_are_the_trees_sum_of_each_alone() {
+    const SHARDS: usize = 4;
+    for (rows, cols) in [(1, 5), (3, 100)] {
+        let of = |n: usize| case(Op::LayerNormGrad(LayerNormGrad), &[&[n, cols], &[cols], &[n], &[n], &[n, cols]]);
+        let together = of(SHARDS * rows);
+        let floats = inputs(&together.x);
+        let wanted = run_on(&together, Isa::here()[0], How { threads: 2, shards: SHARDS, ..ALONE }, &floats);
+        let alone: Vec<Vec<Vec<u32>>> = (0..SHARDS)
+            .map(|shard| {
+                let part = |slot: usize, width: usize| floats[slot][shard * rows * width..][..rows * width].to_vec();
+                let mine = vec![part(0, cols), floats[1].clone(), part(2, 1), part(3, 1), part(4, cols)];
+                run_on(&of(rows), Isa::Portable, ALONE, &mine)
+            })
+            .collect();
+        for output in [1, 2] {
+            let value = |shard: usize, i: usize| f32::from_bits(alone[shard][output][i]);
+            for (i, got) in wanted[output].iter().enumerate() {
+                let sum = (value(0, i) + value(1, i)) + (value(2, i) + value(3, i));
+                assert_eq!(*got, sum.to_bits(), "output {output} of {rows} rows, column {i}");
+            }
+        }
+        let dx: Vec<u32> = alone.iter().flat_map(|outputs| outputs[0].clone()).collect();
+        assert_eq!(wanted[0], dx);
+    }
+}
+
+#[test]
+fn the_loss_of_many_and_large_logits_is_finite_and_right() {
+    const CLASSES: usize = 128 << 10;
+    let mut logits: Vec<f32> = (0..CLASSES).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) * 9.9).collect();
+    (logits[77], logits[CLASSES - 1]) = (1e4 + 2.0, 1e4 + 2.0);
+    let top = 1e4 + 2.0;
+    let total: f64 = logits.iter().map(|x| libm::exp(*x as f64 - top)).sum();
+    for (target, correct) in [(77, 1.0), (CLASSES - 1, 0.0), (3, 0.0)] {
+        let x = [Type::float(&[1, CLASSES]), Type::int(&[1])];
+        let floats = [&logits[..]];
+        let outputs = call(&Op::CrossEntropy(CrossEntropy), &x, (&floats, &[&[], &[target as i32]]), ALONE);
+        let wanted = top + libm::log(total) - logits[target] as f64;
+        assert!((outputs[0][0] as f64 - wanted).abs() <= 2e-7 * top + 1e-6, "{} and {wanted}", outputs[0][0]);
+        assert_eq!(outputs[2], [correct], "the first of the largest is the answer");
+        let x = [x[0].clone(), x[1].clone(), Type::float(&[1]), Type::float(&[1])];
+        let floats = [&logits[..], &[], &outputs[1], &[1.0]];
+        let dx = call(&Op::CrossEntropyGrad(CrossEntropyGrad), &x, (&floats, &[&[], &[target as i32]]), ALONE);
+        assert!(dx[0].iter().all(|dx| dx.is_finite() && dx.abs() <= 1.0 + 1e-3));
+    }
 }
 
 #[test]
@@ -95,20 +192,10 @@ fn attention_stays_finite_where_scores_are_huge_and_keeps_a_nan_to_those_who_see
     let mut qkv: Vec<f32> = (0..TOKENS * 3 * WIDTH).map(|i| ((i * 37 % 101) as f32 - 50.0) * 20.0).collect();
     let attention = Op::CausalAttention(CausalAttention { heads: 1 });
     let run = |qkv: &[f32]| {
-        let types = [Type::float(&[1, TOKENS, 3 * WIDTH])];
-        let out_types = attention.infer(&[&types[0]]).expect("the shapes fit");
-        let (mut y, mut sums) = (vec![f32::NAN; TOKENS * WIDTH], vec![f32::NAN; TOKENS]);
-        let mut work = Work::new(1);
-        let key = Key { seed: 1, step: 1, scale: 1.0, label_smoothing: 0.0, shards: 1, slots: &[0] };
-        let mut outputs: [&mut [f32]; IO_MAX] = std::array::from_fn(|_| &mut [][..]);
-        (outputs[0], outputs[1]) = (&mut y, &mut sums);
-        let x = std::array::from_fn(|slot| if slot == 0 { qkv } else { &[] });
-        let ints = [&[][..]; IO_MAX];
-        let (types, out_types) = (&types[..], &out_types[..]);
-        attention.run(Io { x, ints, y: outputs, types, out_types, key: &key, path: "test", work: &mut work });
-        (y, sums)
+        let outputs = call(&attention, &[Type::float(&[1, TOKENS, 3 * WIDTH])], (&[qkv], &[]), ALONE);
+        <[Vec<f32>; 2]>::try_from(outputs).expect("two outputs")
     };
-    let (y, sums) = run(&qkv);
+    let [y, sums] = run(&qkv);
     assert!(sums.iter().all(|s| s.is_finite()));
     let part = |which: usize| -> Vec<f32> {
         qkv.chunks_exact(3 * WIDTH).flat_map(|row| row[which * WIDTH..][..WIDTH].to_vec()).collect()
@@ -121,7 +208,7 @@ fn attention_stays_finite_where_scores_are_huge_and_keeps_a_nan_to_those_who_see
         }
     }
     qkv[65 * 3 * WIDTH + WIDTH] = f32::NAN;
-    let (y, _) = run(&qkv);
+    let [y, _] = run(&qkv);
     for (token, row) in y.chunks_exact(WIDTH).enumerate() {
         assert_eq!(row.iter().any(|y| y.is_nan()), token >= 65, "a key that is NaN, seen by token {token}");
     }
