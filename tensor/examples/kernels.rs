@@ -7,7 +7,8 @@
 use elastic_spec::job::Optimizer;
 use elastic_tensor::graph::Type;
 use elastic_tensor::ops::*;
-use elastic_tensor::{ParamInfo, StateLayout, Update};
+use elastic_tensor::team::Team;
+use elastic_tensor::{ParamInfo, StateLayout, Update, apply_on};
 use std::time::Instant;
 
 const TOKENS: usize = 256;
@@ -78,8 +79,8 @@ fn main() {
     }
     let params = 1 << 20;
     if "adamw".contains(&wanted) {
-        let one = time_adam(params);
-        row("adamw", params, one, one, 0);
+        let [one, two] = [1, 2].map(|threads| time_adam(params, threads));
+        row("adamw", params, one, two, 0);
     }
 }
 
@@ -127,7 +128,8 @@ fn time(kernel: &Kernel, threads: usize) -> f64 {
     })
 }
 
-fn time_adam(params: usize) -> f64 {
+fn time_adam(params: usize, threads: usize) -> f64 {
+    let team = Team::new(threads);
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
     let info =
         ParamInfo { name: "p".into(), shape: vec![params], offset: 0, len: params, decay: true, trainable: true };
@@ -138,9 +140,6 @@ fn time_adam(params: usize) -> f64 {
         let (reduced, state, moments) = (&mut reduced[..], &mut state[..], &mut moments[..]);
         let (correction, clip_norm) = (1.01, Some(1.0));
         let layout = &layout;
-        elastic_tensor::apply(
-            &adam,
-            Update { layout, reduced, state, moments, step: 10, lr: 1e-3, correction, clip_norm },
-        );
+        apply_on(&team, &adam, Update { layout, reduced, state, moments, step: 10, lr: 1e-3, correction, clip_norm });
     })
 }
