@@ -24,6 +24,7 @@ pub mod real;
 mod simd;
 pub mod team;
 mod tensor;
+pub mod tile;
 
 pub use graph::ShapeError;
 pub use init::{Init, init_from_safetensors};

@@ -4,6 +4,7 @@
 //! the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
 
 use crate::gemm::{self, Gemm, Pack};
+use crate::tile::{self, Product};
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 
@@ -33,6 +34,8 @@ pub trait Real:
     fn ln(self) -> Self;
     fn exp2(self) -> Self;
     fn sqrt(self) -> Self;
+    /// The same products as [`Real::gemm`] of matrices that lie in the cache, read in place.
+    fn tile(product: Product<'_, Self>, c: &mut [Self], stride: usize);
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
     fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
 
@@ -76,6 +79,10 @@ impl Real for f32 {
         f32::sqrt(self)
     }
 
+    fn tile(product: Product<'_, f32>, c: &mut [f32], stride: usize) {
+        tile::fast(product, c, stride);
+    }
+
     fn gemm(product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
         gemm::fast(product, c, stride, pack);
     }
@@ -108,6 +115,10 @@ impl Real for f64 {
 
     fn sqrt(self) -> f64 {
         f64::sqrt(self)
+    }
+
+    fn tile(product: Product<'_, f64>, c: &mut [f64], stride: usize) {
+        tile::plain(product, c, stride);
     }
 
     fn gemm(product: Gemm<'_, f64>, c: &mut [f64], stride: usize, _pack: &mut Pack<f64>) {

@@ -7,14 +7,16 @@
 //! FlashAttention, 2022).
 //!
 //! A whole row of scores is at hand, so no running maximum is corrected: the softmax is the plain one, and its order
-//! of sums does not depend on the tiles. Sums over tokens are single chains in ascending order, which `gemm` goes on
-//! with from tile to tile.
+//! of sums does not depend on the tiles. Sums over tokens are single chains in ascending order, which go on from tile
+//! to tile. A task first copies its head's keys and values from between those of other heads into rows and panels of
+//! whole vectors, so that `tile` reads them in place.
 
 use super::*;
 use crate::gemm::{Mat, Start};
 use crate::real::{largest, sum_in_place, sum2};
 use crate::simd::{Set, vectorised};
 use crate::team::Parts;
+use crate::tile::{LANES, Product};
 use std::ops::Range;
 
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +26,10 @@ pub struct CausalAttention {
 
 /// Queries of a tile. Half a tile of scores above the diagonal is wasted per tile: 32 of 256 tokens waste 11 %.
 const QUERIES: usize = 32;
-/// Rows of scores begin on cache lines, and vectors over them have no rest.
-const LANES: usize = 16;
+/// Queries of a task of the forward pass: four tiles use one copy of the keys and values.
+const GROUP: usize = 4 * QUERIES;
+/// Keys of a panel, (width, PANEL): as many columns as a product keeps in registers.
+const PANEL: usize = 2 * LANES;
 
 /// Sizes, and where a head's matrices lie.
 #[derive(Clone, Copy)]
@@ -62,17 +66,23 @@ impl Sizes {
         Head { sizes: self, sample: number / self.heads, head: number % self.heads }
     }
 
-    fn tiles(self) -> usize {
-        self.tokens.div_ceil(QUERIES)
+    /// Queries `first` to `end`, tile by tile.
+    fn tiles(self, queries: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        queries.clone().step_by(QUERIES).map(move |first| first..queries.end.min(first + QUERIES))
     }
 
-    fn queries(self, tile: usize) -> Range<usize> {
-        tile * QUERIES..self.tokens.min((tile + 1) * QUERIES)
+    /// A row of channels in whole vectors.
+    fn padded(self) -> usize {
+        self.width.next_multiple_of(LANES)
     }
 
-    /// Floats of a tile's longest row.
-    fn row(self) -> usize {
-        self.tokens.next_multiple_of(LANES)
+    fn panels_len(self) -> usize {
+        self.tokens.next_multiple_of(PANEL) * self.width
+    }
+
+    /// Floats of a tile of scores with the longest rows.
+    fn scores_len(self) -> usize {
+        QUERIES * stride(self.tokens)
     }
 
     fn scale<F: Real>(self) -> F {
@@ -83,6 +93,12 @@ impl Sizes {
     fn scale2<F: Real>(self) -> F {
         self.scale::<F>() * F::of(std::f64::consts::LOG2_E)
     }
+}
+
+/// From row to row of scores against `seen` keys: whole vectors, and one more, lest rows a multiple of 4 KiB apart
+/// take each other's place in the first-level cache.
+fn stride(seen: usize) -> usize {
+    seen.next_multiple_of(LANES) + LANES
 }
 
 impl Head {
@@ -101,9 +117,91 @@ impl Head {
         first + tokens.start..first + tokens.end
     }
 
-    /// q (0), k (1) or v (2) from `token` on: (token, width).
-    fn matrix<F>(self, qkv: &[F], which: usize, token: usize) -> Mat<'_, F> {
-        Mat::rows(&qkv[self.part(which, token)..], 3 * self.sizes.channels)
+    /// q (0), k (1) or v (2) of some tokens: their first element on, (token, 3·channel).
+    fn rows<F>(self, qkv: &[F], which: usize, tokens: Range<usize>) -> Rows<'_, F> {
+        let data = qkv.get(self.part(which, tokens.start)..).unwrap_or(&[]);
+        Rows { data, stride: 3 * self.sizes.channels, count: tokens.len(), width: self.sizes.width }
+    }
+
+    /// The same of y or dy, (token, channel).
+    fn output_rows<F>(self, y: &[F], tokens: Range<usize>) -> Rows<'_, F> {
+        let data = &y[self.output(tokens.start)..];
+        Rows { data, stride: self.sizes.channels, count: tokens.len(), width: self.sizes.width }
+    }
+}
+
+/// Rows of one head between those of others.
+#[derive(Clone, Copy)]
+struct Rows<'a, F> {
+    data: &'a [F],
+    stride: usize,
+    count: usize,
+    width: usize,
+}
+
+impl<'a, F: Real> Rows<'a, F> {
+    fn get(&self, row: usize) -> &'a [F] {
+        &self.data[row * self.stride..][..self.width]
+    }
+}
+
+vectorised! {
+    /// Copies rows one behind the other, with zeros up to whole vectors.
+    fn pad[F: Real](rows: Rows<'_, F>, to: &mut [F]) {
+        let padded = rows.width.next_multiple_of(LANES);
+        for (row, to) in to.chunks_exact_mut(padded).take(rows.count).enumerate() {
+            let (whole, rest) = rows.get(row).as_chunks::<LANES>();
+            let (to, last) = to.split_at_mut(whole.len() * LANES);
+            to.as_chunks_mut::<LANES>().0.copy_from_slice(whole);
+            if !last.is_empty() {
+                last[..rest.len()].copy_from_slice(rest);
+                last[rest.len()..].fill(F::ZERO);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Copies rows transposed, as panels of (width, PANEL) with zeros behind the last row: sixteen by sixteen, so that
+    /// lines are written whole.
+    fn panels[F: Real](rows: Rows<'_, F>, to: &mut [F]) {
+        let width = rows.width;
+        for (first, panel) in (0..rows.count).step_by(LANES).zip(0..) {
+            let panel = &mut to[panel / 2 * PANEL * width + panel % 2 * LANES..];
+            for column in (0..width).step_by(LANES) {
+                let mut block = [[F::ZERO; LANES]; LANES];
+                for (row, block) in (first..rows.count).zip(&mut block) {
+                    let from = &rows.get(row)[column..];
+                    match from.first_chunk::<LANES>() {
+                        Some(whole) => *block = *whole,
+                        None => block[..from.len()].copy_from_slice(from),
+                    }
+                }
+                for c in 0..LANES.min(width - column) {
+                    let line = panel[(column + c) * PANEL..].first_chunk_mut::<LANES>().expect("a panel's line");
+                    for (to, row) in line.iter_mut().zip(&block) {
+                        *to = row[c];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The next `len` floats of a room.
+fn cut<'a, F>(rest: &mut &'a mut [F], len: usize) -> &'a mut [F] {
+    let (first, behind) = std::mem::take(rest).split_at_mut(len);
+    *rest = behind;
+    first
+}
+
+/// scores (rows, seen in whole vectors) = A Bᵀ, with A (rows, width) and the panels of B.
+fn compare<F: Real>(a: Mat<'_, F>, rows: usize, panels: &[F], width: usize, seen: usize, scores: &mut [F]) {
+    let (columns, stride) = (seen.next_multiple_of(LANES), stride(seen));
+    for (first, b) in (0..columns).step_by(PANEL).zip(panels.chunks_exact(PANEL * width)) {
+        let columns = PANEL.min(columns - first);
+        let product = Product { rows, k: width, columns, a, b, b_stride: PANEL, start: Start::Zero };
+        F::tile(product, &mut scores[first..], stride);
     }
 }
 
@@ -129,48 +227,44 @@ impl Rule for CausalAttention {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, sums, ..] = io.y;
         let (qkv, s, set) = (io.x[0], self.sizes(&io.types[0]), Set::best());
+        if y.is_empty() {
+            return sums.fill(F::ZERO);
+        }
         let (y, sums) = (Parts::new(y), Parts::new(sums));
+        let (width, padded) = (s.width, s.padded());
+        let groups = s.tokens.div_ceil(GROUP);
         let Work { team, rooms } = io.work;
-        team.run_in(rooms, s.all_heads() * s.tiles(), |room, task| {
-            // The longest tiles first: the last task of a run is what others wait for.
-            let (head, tile) = (s.head(task % s.all_heads()), s.tiles() - 1 - task / s.all_heads());
-            let queries = s.queries(tile);
-            let (rows, seen) = (queries.len(), queries.end);
-            let stride = seen.next_multiple_of(LANES);
-            let room_for = QUERIES * (s.row() + s.width + 1);
-            let (scores, rest) = take(&mut room.columns, room_for).split_at_mut(rows * stride);
-            let (out, shares) = rest.split_at_mut(rows * s.width);
-            let (q, k) = (head.matrix(qkv, 0, queries.start), head.matrix(qkv, 1, 0));
-            F::gemm(compare(rows, seen, s.width, q, k), scores, stride, &mut room.pack);
-            // SAFETY: a task alone has this head's sums of these queries.
-            let sums = unsafe { sums.get(head.sums(&queries)) };
-            let scores_rows = Rows { first: queries.start, stride };
-            weights(set, scores_rows, scores, sums, shares, s.scale2());
-            let v = head.matrix(qkv, 2, 0);
-            F::gemm(mix(rows, seen, s.width, Mat::rows(scores, stride), v), out, s.width, &mut room.pack);
-            for ((token, row), share) in queries.zip(out.chunks_exact(s.width.max(1))).zip(shares) {
-                let at = head.output(token);
-                // SAFETY: a task alone has this head's columns of these queries' rows.
-                let y = unsafe { y.get(at..at + s.width) };
-                y.iter_mut().zip(row).for_each(|(y, x)| *y = *x * *share);
+        team.run_in(rooms, s.all_heads() * groups, |room, task| {
+            // The longest first: the last task of a run is what others wait for.
+            let (head, group) = (s.head(task % s.all_heads()), groups - 1 - task / s.all_heads());
+            let group = group * GROUP..s.tokens.min((group + 1) * GROUP);
+            let per_tile = s.scores_len() + QUERIES * (padded + 1);
+            let mut rest = take(&mut room.columns, s.panels_len() + s.tokens * padded + per_tile);
+            let (keys, values) = (cut(&mut rest, s.panels_len()), cut(&mut rest, s.tokens * padded));
+            let (scores, out, shares) =
+                (cut(&mut rest, s.scores_len()), cut(&mut rest, QUERIES * padded), cut(&mut rest, QUERIES));
+            panels(set, head.rows(qkv, 1, 0..group.end), keys);
+            pad(set, head.rows(qkv, 2, 0..group.end), values);
+            for queries in s.tiles(group) {
+                let (rows, seen) = (queries.len(), queries.end);
+                let q = head.rows(qkv, 0, queries.clone());
+                compare(Mat::rows(q.data, q.stride), rows, keys, width, seen, scores);
+                // SAFETY: a task alone has this head's sums of these queries.
+                let sums = unsafe { sums.get(head.sums(&queries)) };
+                weights(set, queries.clone(), scores, sums, shares, s.scale2());
+                let a = Mat::rows(&*scores, stride(seen));
+                let product =
+                    Product { rows, k: seen, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
+                F::tile(product, out, padded);
+                for ((token, row), share) in queries.zip(out.chunks_exact(padded)).zip(&*shares) {
+                    let at = head.output(token);
+                    // SAFETY: a task alone has this head's columns of these queries' rows.
+                    let y = unsafe { y.get(at..at + width) };
+                    y.iter_mut().zip(row).for_each(|(y, x)| *y = *x * *share);
+                }
             }
         });
     }
-}
-
-/// (rows, n) = A (rows, width) Bᵀ with B (n, width).
-fn compare<'a, F>(rows: usize, n: usize, width: usize, a: Mat<'a, F>, b: Mat<'a, F>) -> Gemm<'a, F> {
-    Gemm { m: rows, n, k: width, a, b: b.transposed(), start: Start::Zero }
-}
-
-/// (rows, width) = A (rows, n) B (n, width).
-fn mix<'a, F>(rows: usize, n: usize, width: usize, a: Mat<'a, F>, b: Mat<'a, F>) -> Gemm<'a, F> {
-    Gemm { m: rows, n: width, k: n, a, b, start: Start::Zero }
-}
-
-/// (width, n) += Aᵀ B with A (rows, width), B (rows, n).
-fn add<'a, F>(rows: usize, n: usize, width: usize, a: Mat<'a, F>, b: Mat<'a, F>) -> Gemm<'a, F> {
-    Gemm { m: width, n, k: rows, a: a.transposed(), b, start: Start::Go }
 }
 
 /// Scores behind the row's own token weigh nothing: their exponential is exactly 0.
@@ -179,18 +273,13 @@ fn hide<F: Real>(row: &mut [F], token: usize) {
     row[token + 1..].fill(F::of(f64::NEG_INFINITY));
 }
 
-/// A tile of scores: its first row's token, and how far rows are apart.
-#[derive(Clone, Copy)]
-struct Rows {
-    first: usize,
-    stride: usize,
-}
-
 vectorised! {
     /// Each row = 2^(scale2 · (row - its largest)). Also log2 of the sum of 2^(scale2 · row), and one over the row's sum.
-    fn weights[F: Real](rows: Rows, scores: &mut [F], sums: &mut [F], shares: &mut [F], scale2: F) {
+    fn weights[F: Real](queries: Range<usize>, scores: &mut [F], sums: &mut [F], shares: &mut [F], scale2: F) {
+        let stride = stride(queries.end);
         let totals = sums.iter_mut().zip(shares);
-        for ((token, row), (sum, share)) in (rows.first..).zip(scores.chunks_exact_mut(rows.stride)).zip(totals) {
+        for ((token, row), (sum, share)) in queries.zip(scores.chunks_exact_mut(stride)).zip(totals) {
+            let row = &mut row[..stride - LANES];
             hide(row, token);
             let top = largest(row);
             let total = sum_in_place(row, |x| ((x - top) * scale2).exp2());
@@ -222,47 +311,51 @@ impl Rule for CausalAttentionGrad {
         let [qkv, y, sums, dy, ..] = io.x;
         let kept = Kept { y, sums, dy };
         let (s, set) = (self.0.sizes(&io.types[0]), Set::best());
+        if y.is_empty() {
+            return;
+        }
         let dqkv = Parts::new(dqkv);
+        let (width, padded) = (s.width, s.padded());
         let Work { team, rooms } = io.work;
         team.run_in(rooms, s.all_heads(), |room, number| {
             let head = s.head(number);
-            let write = |which: usize, token: usize, value: &mut dyn Iterator<Item = F>| {
-                let at = head.part(which, token);
-                // SAFETY: a task alone has this head's columns.
-                let to = unsafe { dqkv.get(at..at + s.width) };
-                to.iter_mut().zip(value).for_each(|(to, x)| *to = x);
+            let write = |which: usize, tokens: Range<usize>, rows: &[F]| {
+                for (token, row) in tokens.zip(rows.chunks_exact(padded)) {
+                    let at = head.part(which, token);
+                    // SAFETY: a task alone has this head's columns.
+                    unsafe { dqkv.get(at..at + width) }.copy_from_slice(&row[..width]);
+                }
             };
-            let (tile_floats, head_floats) = (QUERIES * s.row(), s.width * s.tokens);
-            let columns = take(&mut room.columns, 2 * tile_floats + QUERIES * s.width + 2 * head_floats);
-            let (scores, rest) = columns.split_at_mut(tile_floats);
-            let (dscores, rest) = rest.split_at_mut(tile_floats);
-            let (dq, rest) = rest.split_at_mut(QUERIES * s.width);
-            // (width, token): this way the products read scores in place.
-            let (dk, dv) = rest.split_at_mut(head_floats);
+            let (of_head, of_tile) = (s.tokens * padded, QUERIES * padded);
+            let all = 2 * s.panels_len() + 3 * of_head + 2 * s.scores_len() + 3 * of_tile;
+            let mut rest = take(&mut room.columns, all);
+            let (keys, values) = (cut(&mut rest, s.panels_len()), cut(&mut rest, s.panels_len()));
+            let [k, dk, dv] = std::array::from_fn(|_| cut(&mut rest, of_head));
+            let [scores, dscores] = std::array::from_fn(|_| cut(&mut rest, s.scores_len()));
+            let [q, dy, dq] = std::array::from_fn(|_| cut(&mut rest, of_tile));
+            panels(set, head.rows(qkv, 1, 0..s.tokens), keys);
+            pad(set, head.rows(qkv, 1, 0..s.tokens), k);
+            panels(set, head.rows(qkv, 2, 0..s.tokens), values);
             dk.fill(F::ZERO);
             dv.fill(F::ZERO);
-            let pack = &mut room.pack;
-            for tile in 0..s.tiles() {
-                let queries = s.queries(tile);
+            for queries in s.tiles(0..s.tokens) {
                 let (rows, seen) = (queries.len(), queries.end);
-                let stride = seen.next_multiple_of(LANES);
-                let (q, k, v) = (head.matrix(qkv, 0, queries.start), head.matrix(qkv, 1, 0), head.matrix(qkv, 2, 0));
-                let dy_tile = Mat::rows(&dy[head.output(queries.start)..], s.channels);
-                F::gemm(compare(rows, seen, s.width, q, k), scores, stride, pack);
-                F::gemm(compare(rows, seen, s.width, dy_tile, v), dscores, stride, pack);
+                pad(set, head.rows(qkv, 0, queries.clone()), q);
+                pad(set, head.output_rows(kept.dy, queries.clone()), dy);
+                compare(Mat::rows(&*q, padded), rows, keys, width, seen, scores);
+                compare(Mat::rows(&*dy, padded), rows, values, width, seen, dscores);
                 slopes(set, head, queries.clone(), scores, dscores, kept);
-                let (p, ds) = (Mat::rows(&*scores, stride), Mat::rows(&*dscores, stride));
-                F::gemm(mix(rows, seen, s.width, ds, k), dq, s.width, pack);
-                F::gemm(add(rows, seen, s.width, q, ds), dk, s.tokens, pack);
-                F::gemm(add(rows, seen, s.width, dy_tile, p), dv, s.tokens, pack);
-                for (token, row) in queries.zip(dq.chunks_exact(s.width.max(1))) {
-                    write(0, token, &mut row.iter().copied());
-                }
+                let (p, ds) = (Mat::rows(&*scores, stride(seen)), Mat::rows(&*dscores, stride(seen)));
+                let to_rows =
+                    Product { rows, k: seen, columns: padded, a: ds, b: k, b_stride: padded, start: Start::Zero };
+                F::tile(to_rows, dq, padded);
+                let to_keys = Product { rows: seen, k: rows, start: Start::Go, ..to_rows };
+                F::tile(Product { a: ds.transposed(), b: q, ..to_keys }, dk, padded);
+                F::tile(Product { a: p.transposed(), b: dy, ..to_keys }, dv, padded);
+                write(0, queries, dq);
             }
-            for token in 0..s.tokens {
-                write(1, token, &mut dk[token..].iter().step_by(s.tokens).copied());
-                write(2, token, &mut dv[token..].iter().step_by(s.tokens).copied());
-            }
+            write(1, 0..s.tokens, dk);
+            write(2, 0..s.tokens, dv);
         });
     }
 }
@@ -271,12 +364,13 @@ vectorised! {
     /// scores and dP become P and dS; both have rows that are `stride` apart.
     fn slopes[F: Real](head: Head, queries: Range<usize>, scores: &mut [F], dscores: &mut [F], kept: Kept<'_, F>) {
         let s = head.sizes;
-        let stride = queries.end.next_multiple_of(LANES);
+        let stride = stride(queries.end);
         let (scale, scale2) = (s.scale::<F>(), s.scale2::<F>());
         let rows = scores.chunks_exact_mut(stride).zip(dscores.chunks_exact_mut(stride));
         for ((token, sum), (row, drow)) in queries.clone().zip(&kept.sums[head.sums(&queries)]).zip(rows) {
             let at = head.output(token);
             let along = sum2(&kept.y[at..at + s.width], &kept.dy[at..at + s.width], |y, dy| y * dy);
+            let row = &mut row[..stride - LANES];
             hide(row, token);
             for (x, dx) in row.iter_mut().zip(drow) {
                 *x = (*x * scale2 - *sum).exp2();
