@@ -1,4 +1,4 @@
-//! exp and exp2 for f32 by own polynomials, the same bits on every machine.
+//! exp, exp2 and ln for f32 by own polynomials, the same bits on every machine.
 //!
 //! The platform's libm differs between systems, so no tensor kernel calls it. Plain multiplications and
 //! additions without branches: compilers vectorise them and never fuse them. Host scalars in f64 (learning
@@ -36,6 +36,35 @@ pub fn exp2(x: f32) -> f32 {
     (p * r + 1.0) * power(shifted)
 }
 
+/// Natural logarithm within 2 ulp; of 0 minus infinity, of less a NaN. Coefficients: Cephes (Moshier), logf.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    /// Bits of the root of 1/2: the mantissa is taken from there up to the root of 2.
+    const HALF_ROOT: u32 = 0x3f35_04f3;
+    let is_subnormal = x < f32::MIN_POSITIVE;
+    let bits = (if is_subnormal { x * 8_388_608.0 } else { x }).to_bits().wrapping_sub(HALF_ROOT);
+    let exponent = ((bits as i32) >> 23) as f32 - if is_subnormal { 23.0 } else { 0.0 };
+    let r = f32::from_bits((bits & 0x007f_ffff) + HALF_ROOT) - 1.0;
+    let mut p = 7.037_683_6e-2;
+    for c in [
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ] {
+        p = p * r + c;
+    }
+    let z = r * r;
+    let y = p * r * z + exponent * -2.121_944_4e-4 - 0.5 * z + r + exponent * 0.693_359_4;
+    let y = if x < f32::INFINITY { y } else { x };
+    let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
+    if x < 0.0 { f32::NAN } else { y }
+}
+
 /// 2^n for an n from -127 (which gives 0) to 128 (infinity) that [`ROUND`] was added to.
 #[inline(always)]
 fn power(shifted: f32) -> f32 {
@@ -69,6 +98,21 @@ mod tests {
             let x = i as f32 * 1e-4;
             assert!(ulps(exp2(x), libm::exp2(x as f64)) <= 2.0, "exp2({x}) = {}", exp2(x));
         }
+    }
+
+    #[test]
+    fn ln_is_within_two_ulps_over_its_range() {
+        for i in 1..0x7f80_0000u32 / 997 {
+            let x = f32::from_bits(i * 997);
+            assert!(ulps(ln(x), libm::log(x as f64)) <= 2.0, "ln({x}) = {}", ln(x));
+        }
+        for i in -400_000..400_000 {
+            let x = 1.0 + i as f32 * 1e-6;
+            assert!(ulps(ln(x), libm::log(x as f64)) <= 2.0, "ln({x}) = {}", ln(x));
+        }
+        assert_eq!((ln(1.0), ln(0.0), ln(-0.0)), (0.0, f32::NEG_INFINITY, f32::NEG_INFINITY));
+        assert_eq!(ln(f32::INFINITY), f32::INFINITY);
+        assert!(ln(-1.0).is_nan() && ln(f32::NEG_INFINITY).is_nan() && ln(f32::NAN).is_nan());
     }
 
     #[test]

@@ -31,25 +31,41 @@ impl Stream {
     /// the caller is compiled for vectors.
     #[inline(always)]
     pub fn sixteen(self, counter: [u32; 4]) -> [u32; 64] {
-        let mut lanes = counter.map(|word| [word; 16]);
-        for (i, first) in (0..).zip(&mut lanes[0]) {
-            *first = first.wrapping_add(i);
+        // Two counters share a u64, as processors multiply: 32 bits by 32 in places of 64.
+        let [mut w0, mut w1, mut w2, mut w3] = counter.map(|word| [both(word); 8]);
+        for (i, pair) in (0..).zip(&mut w0) {
+            let [even, odd] = [2 * i, 2 * i + 1].map(|i: u32| counter[0].wrapping_add(i) as u64);
+            *pair = odd << 32 | even;
         }
         let mut key = self.0;
-        let [w0, w1, w2, w3] = &mut lanes;
         for _ in 0..10 {
-            for i in 0..16 {
-                let next = round([w0[i], w1[i], w2[i], w3[i]], key);
-                [w0[i], w1[i], w2[i], w3[i]] = next;
+            let [k0, k1] = key.map(both);
+            for i in 0..8 {
+                let ((high0, low0), (high2, low2)) = (products(w0[i], MUL[0]), products(w2[i], MUL[1]));
+                (w0[i], w1[i], w2[i], w3[i]) = (high2 ^ w1[i] ^ k0, low2, high0 ^ w3[i] ^ k1, low0);
             }
             key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
         }
         let mut words = [0; 64];
-        for (i, four) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            *four = [lanes[0][i], lanes[1][i], lanes[2][i], lanes[3][i]];
+        for (i, eight) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let pairs = [w0[i], w1[i], w2[i], w3[i]];
+            *eight = std::array::from_fn(|at| (pairs[at % 4] >> (32 * (at / 4))) as u32);
         }
         words
     }
+}
+
+#[inline(always)]
+fn both(word: u32) -> u64 {
+    (word as u64) << 32 | word as u64
+}
+
+/// High and low words of both halves' products with `factor`.
+#[inline(always)]
+fn products(pair: u64, factor: u32) -> (u64, u64) {
+    const LOW: u64 = 0xffff_ffff;
+    let (even, odd) = ((pair & LOW) * factor as u64, (pair >> 32) * factor as u64);
+    (even >> 32 | odd & !LOW, even & LOW | odd << 32)
 }
 
 /// Uniform in [0, 1) with 24 bits, which f32 holds exactly.
@@ -61,16 +77,11 @@ pub fn unit(word: u32) -> f32 {
 /// Ten rounds of Philox4x32 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3).
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
-        counter = round(counter, key);
+        let (a, b) = (MUL[0] as u64 * counter[0] as u64, MUL[1] as u64 * counter[2] as u64);
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter
-}
-
-#[inline(always)]
-fn round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let (a, b) = (MUL[0] as u64 * counter[0] as u64, MUL[1] as u64 * counter[2] as u64);
-    [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32]
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

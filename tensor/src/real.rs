@@ -64,8 +64,9 @@ impl Real for f32 {
         crate::math::exp(self)
     }
 
+    #[inline(always)]
     fn ln(self) -> f32 {
-        libm::logf(self)
+        crate::math::ln(self)
     }
 
     #[inline(always)]
@@ -156,7 +157,12 @@ pub fn largest<F: Real>(xs: &[F]) -> F {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane = larger(*lane, *x);
     }
-    lanes.into_iter().fold(lanes[0], larger)
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
 }
 
 /// Replaces each by its term, and gives the terms' sum in the order of [`sum`].
