@@ -22,12 +22,14 @@ pub mod philox;
 pub mod plan;
 mod probe;
 pub mod real;
+mod simd;
 pub mod team;
 mod tensor;
+pub mod tile;
 
 pub use graph::ShapeError;
 pub use init::{Init, init_from_safetensors};
 pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile};
-pub use optim::{Update, UpdateReport, apply, learning_rate, moments_of};
+pub use optim::{Update, UpdateReport, apply, apply_on, learning_rate, moments_of};
 pub use probe::probe;
 pub use tensor::{Result, Tensor};

@@ -191,7 +191,7 @@ impl Compiled {
         self.check(state, batch);
         let scratch = scratch.downcast_mut::<Scratch<f32>>().expect("the scratch is from `new_scratch`");
         let LeafKey { seed, step, scale, label_smoothing } = key;
-        let key = Key { seed, step, scale, label_smoothing, slots: &batch.slots };
+        let key = Key { seed, step, scale, label_smoothing, shards: 1, slots: &batch.slots };
         let Batch { features, tokens, targets, .. } = batch;
         run(&pass.plan, scratch, &Bound { state, features, tokens, targets, key }, out);
         let kept = |value| pass.plan.kept(&scratch.arena, value);

@@ -3,17 +3,23 @@
 //! Formulas and their order are PyTorch's (SGD, Adam, AdamW, `clip_grad_norm_`); the scalars of a step are
 //! computed in f64 by the `libm` crate and rounded once. Every member of a job runs this on the same bits
 //! and gets the same bits.
+//!
+//! Memory is read twice: once for the norm, which clipping must know before anything moves, and once for the update,
+//! which corrects and clips each gradient again as it goes by (32 bytes a parameter for Adam).
 
 use crate::network::{RunningPair, StateLayout};
 use crate::real::sum;
+use crate::simd::{Set, vectorised};
+use crate::team::Team;
 use elastic_spec::job::{LrSchedule, Optimizer};
 use elastic_spec::layout::BLOCK_FLOATS;
+use std::ops::Range;
 
 /// What an update reads and writes.
 #[derive(Debug)]
 pub struct Update<'a> {
     pub layout: &'a StateLayout,
-    /// The tree's sum; corrected and clipped in place.
+    /// The tree's sum; used up.
     pub reduced: &'a mut [f32],
     pub state: &'a mut [f32],
     /// [`moments_of`] vectors, each as long as the parameters, zero before the first step.
@@ -41,9 +47,14 @@ pub fn moments_of(optimizer: &Optimizer) -> usize {
     }
 }
 
-/// Applies one step. A correction that is not finite (no valid sample anywhere) leaves a gradient of zero
-/// and the running statistics as they are.
+/// [`apply_on`] on the caller's thread alone.
 pub fn apply(optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
+    apply_on(&Team::new(1), optimizer, update)
+}
+
+/// Applies one step; the bits do not depend on the team. A correction that is not finite (no valid sample anywhere)
+/// leaves a gradient of zero and the running statistics as they are.
+pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
     let _ieee = crate::float_mode::Ieee::enter();
     let Update { layout, reduced, state, moments, step, lr, correction, clip_norm } = update;
     let params = layout.param_floats();
@@ -51,35 +62,96 @@ pub fn apply(optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
     assert_eq!(moments.len(), moments_of(optimizer), "the optimizer's moments");
     assert!(moments.iter().all(|m| m.len() == params), "a moment is as long as the parameters");
     let (grads, stats) = reduced.split_at_mut(params);
-    if correction.is_finite() {
-        grads.iter_mut().for_each(|g| *g *= correction);
+    let correction = if correction.is_finite() {
         layout.running.iter().for_each(|pair| pool(pair, params, stats, state, correction));
+        correction
     } else {
         grads.fill(0.0);
-    }
-    let grad_norm = norm(grads);
-    if let Some(largest) = clip_norm {
-        let factor = largest / (grad_norm + 1e-6);
-        if factor < 1.0 {
-            grads.iter_mut().for_each(|g| *g *= factor as f32);
-        }
-    }
-    let rates = Rates::new(optimizer, step, lr);
-    for info in layout.params.iter().filter(|p| p.trainable) {
-        let range = info.offset..info.offset + info.len;
-        let (p, g) = (&mut state[range.clone()], &grads[range.clone()]);
-        match (optimizer, &mut *moments) {
-            (Optimizer::Sgd { .. }, []) => rates.sgd(info.decay, p, g),
-            (Optimizer::Sgd { nesterov: false, .. }, [m]) => rates.momentum(info.decay, p, g, &mut m[range]),
-            (Optimizer::Sgd { nesterov: true, .. }, [m]) => rates.nesterov(info.decay, p, g, &mut m[range]),
-            (_, [m, v]) => rates.adam(info.decay, p, g, &mut m[range.clone()], &mut v[range]),
-            _ => unreachable!("the number of moments was checked"),
-        }
+        1.0
+    };
+    let set = Set::best();
+    let grad_norm = norm(team, set, grads, correction);
+    let clip = clip_norm.map_or(1.0, |largest| largest / (grad_norm + 1e-6)).min(1.0) as f32;
+    let grads = Grads { sums: grads, correction, clip };
+    let (rates, runs) = (Rates::new(optimizer, step, lr), Runs::new(layout));
+    let p = &mut state[..params];
+    match (optimizer, moments) {
+        (Optimizer::Sgd { .. }, []) => team.chunks(p, CHUNK, |_, i, p| {
+            runs.each(i, p.len(), |run, at, decays| sgd(set, rates.of(decays), grads.part(at), &mut p[run]));
+        }),
+        (Optimizer::Sgd { nesterov, .. }, [m]) => team.chunks2((p, CHUNK), (m, CHUNK), |_, i, p, m| {
+            runs.each(i, p.len(), |run, at, decays| {
+                let (rates, grads, p, m) = (rates.of(decays), grads.part(at), &mut p[run.clone()], &mut m[run]);
+                match nesterov {
+                    true => nesterov_momentum(set, rates, grads, p, m),
+                    false => momentum(set, rates, grads, p, m),
+                }
+            });
+        }),
+        (_, [m, v]) => team.chunks3([(p, CHUNK), (m, CHUNK), (v, CHUNK)], |i, p, m, v| {
+            runs.each(i, p.len(), |run, at, decays| {
+                let (m, v) = (&mut m[run.clone()], &mut v[run.clone()]);
+                adam(set, rates.of(decays), grads.part(at), &mut p[run], m, v);
+            });
+        }),
+        _ => unreachable!("the number of moments was checked"),
     }
     UpdateReport { grad_norm }
 }
 
+/// Parameters of a task: half a megabyte of Adam's reads and writes.
+const CHUNK: usize = 16 << 10;
+
+/// Trainable parameters, neighbours with the same decay taken as one.
+struct Runs(Vec<(Range<usize>, bool)>);
+
+impl Runs {
+    fn new(layout: &StateLayout) -> Runs {
+        let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
+        for info in layout.params.iter().filter(|p| p.trainable) {
+            let end = info.offset + info.len;
+            match runs.last_mut() {
+                Some((run, decays)) if run.end == info.offset && *decays == info.decay => run.end = end,
+                _ => runs.push((info.offset..end, info.decay)),
+            }
+        }
+        Runs(runs)
+    }
+
+    /// The runs' parts in a chunk of `len` parameters: in the chunk, in the whole vector, and whether they decay.
+    fn each(&self, chunk: usize, len: usize, mut part: impl FnMut(Range<usize>, Range<usize>, bool)) {
+        let (start, end) = (chunk * CHUNK, chunk * CHUNK + len);
+        let first = self.0.partition_point(|(run, _)| run.end <= start);
+        for (run, decays) in self.0[first..].iter().take_while(|(run, _)| run.start < end) {
+            let at = run.start.max(start)..run.end.min(end);
+            part(at.start - start..at.end - start, at, *decays);
+        }
+    }
+}
+
+/// The gradient: the tree's sums with two factors, each product rounded.
+#[derive(Clone, Copy)]
+struct Grads<'a> {
+    sums: &'a [f32],
+    correction: f32,
+    /// 1 where nothing is clipped, which changes no bit.
+    clip: f32,
+}
+
+impl Grads<'_> {
+    fn part(&self, at: Range<usize>) -> Grads<'_> {
+        Grads { sums: &self.sums[at], ..*self }
+    }
+
+    #[inline(always)]
+    fn each(self) -> impl Iterator<Item = f32> {
+        let Grads { correction, clip, .. } = self;
+        self.sums.iter().map(move |sum| *sum * correction * clip)
+    }
+}
+
 /// The scalars of one step.
+#[derive(Clone, Copy)]
 struct Rates {
     lr: f32,
     /// L2 decay added to the gradient.
@@ -131,60 +203,81 @@ impl Rates {
         }
     }
 
-    fn decay(&self, applies: bool) -> f32 {
-        if applies { self.coupled } else { 0.0 }
-    }
-
-    fn sgd(&self, decays: bool, p: &mut [f32], g: &[f32]) {
-        let decay = self.decay(decays);
-        for (p, g) in p.iter_mut().zip(g) {
-            *p -= self.lr * (*g + decay * *p);
-        }
-    }
-
-    fn momentum(&self, decays: bool, p: &mut [f32], g: &[f32], m: &mut [f32]) {
-        let decay = self.decay(decays);
-        for ((p, g), m) in p.iter_mut().zip(g).zip(m) {
-            *m = self.beta[0] * *m + (*g + decay * *p);
-            *p -= self.lr * *m;
-        }
-    }
-
-    fn nesterov(&self, decays: bool, p: &mut [f32], g: &[f32], m: &mut [f32]) {
-        let decay = self.decay(decays);
-        for ((p, g), m) in p.iter_mut().zip(g).zip(m) {
-            let g = *g + decay * *p;
-            *m = self.beta[0] * *m + g;
-            *p -= self.lr * (g + self.beta[0] * *m);
-        }
-    }
-
-    fn adam(&self, decays: bool, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let (decay, shrink) = (self.decay(decays), if decays { self.shrink } else { 1.0 });
-        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-            let g = *g + decay * *p;
-            *m += self.rest[0] * (g - *m);
-            *v = self.beta[1] * *v + self.rest[1] * g * g;
-            *p = *p * shrink - self.size * (*m / (v.sqrt() / self.root + self.eps));
+    /// Those of parameters that decay, or do not.
+    fn of(&self, decays: bool) -> Rates {
+        match decays {
+            true => *self,
+            false => Rates { coupled: 0.0, shrink: 1.0, ..*self },
         }
     }
 }
 
-/// Root of the sum of squares: f64, block by block on the fixed grid.
-fn norm(grads: &[f32]) -> f64 {
-    let block = |block: &[f32]| square_sum(block);
-    libm::sqrt(grads.chunks(BLOCK_FLOATS).map(block).fold(0.0, |a, b| a + b))
-}
-
-/// Sixteen running sums over ascending indices, as `real::sum` does.
-fn square_sum(block: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 16];
-    for sixteen in block.chunks(16) {
-        for (lane, g) in lanes.iter_mut().zip(sixteen) {
-            *lane += *g as f64 * *g as f64;
+vectorised! {
+    fn sgd[](rates: Rates, grads: Grads<'_>, p: &mut [f32]) {
+        for (p, g) in p.iter_mut().zip(grads.each()) {
+            *p -= rates.lr * (g + rates.coupled * *p);
         }
     }
-    sum(&lanes, |x| x)
+}
+
+vectorised! {
+    fn momentum[](rates: Rates, grads: Grads<'_>, p: &mut [f32], m: &mut [f32]) {
+        for ((p, g), m) in p.iter_mut().zip(grads.each()).zip(m) {
+            *m = rates.beta[0] * *m + (g + rates.coupled * *p);
+            *p -= rates.lr * *m;
+        }
+    }
+}
+
+vectorised! {
+    fn nesterov_momentum[](rates: Rates, grads: Grads<'_>, p: &mut [f32], m: &mut [f32]) {
+        for ((p, g), m) in p.iter_mut().zip(grads.each()).zip(m) {
+            let g = g + rates.coupled * *p;
+            *m = rates.beta[0] * *m + g;
+            *p -= rates.lr * (g + rates.beta[0] * *m);
+        }
+    }
+}
+
+vectorised! {
+    fn adam[](rates: Rates, grads: Grads<'_>, p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+        for (((p, g), m), v) in p.iter_mut().zip(grads.each()).zip(m).zip(v) {
+            let g = g + rates.coupled * *p;
+            *m += rates.rest[0] * (g - *m);
+            *v = rates.beta[1] * *v + rates.rest[1] * g * g;
+            *p = *p * rates.shrink - rates.size * (*m / (v.sqrt() / rates.root + rates.eps));
+        }
+    }
+}
+
+/// Root of the corrected gradient's sum of squares: f64, block by block on the fixed grid.
+fn norm(team: &Team, set: Set, grads: &[f32], correction: f32) -> f64 {
+    // As many blocks as 16 MB have: their sums lie on the stack.
+    let mut sums = [0.0; 64];
+    let mut total = 0.0;
+    for many in grads.chunks(sums.len() * BLOCK_FLOATS) {
+        let sums = &mut sums[..many.len().div_ceil(BLOCK_FLOATS)];
+        team.chunks(sums, 1, |_, i, sum| {
+            let block = &many[i * BLOCK_FLOATS..many.len().min((i + 1) * BLOCK_FLOATS)];
+            sum[0] = square_sum(set, block, correction);
+        });
+        total = sums.iter().fold(total, |a, b| a + b);
+    }
+    libm::sqrt(total)
+}
+
+vectorised! {
+    /// Sixteen running sums over ascending indices, as `real::sum` does.
+    fn square_sum[](block: &[f32], correction: f32) -> f64 {
+        let mut lanes = [0.0f64; 16];
+        let (blocks, rest) = block.as_chunks::<16>();
+        let square = |g: f32| (g * correction) as f64 * (g * correction) as f64;
+        for sixteen in blocks {
+            lanes.iter_mut().zip(sixteen).for_each(|(lane, g)| *lane += square(*g));
+        }
+        lanes.iter_mut().zip(rest).for_each(|(lane, g)| *lane += square(*g));
+        sum(&lanes, |x| x)
+    }
 }
 
 /// One running update from the moments of all shards about the old mean (`ops::BatchNorm`).

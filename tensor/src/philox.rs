@@ -26,9 +26,50 @@ impl Stream {
     pub fn words(self, counter: [u32; 4]) -> [u32; 4] {
         philox(counter, self.0)
     }
+
+    /// The words of sixteen counters that follow one another in their first word, in order: sixteen at once, where
+    /// the caller is compiled for vectors.
+    #[inline(always)]
+    pub fn sixteen(self, counter: [u32; 4]) -> [u32; 64] {
+        // Two counters share a u64, as processors multiply: 32 bits by 32 in places of 64.
+        let [mut w0, mut w1, mut w2, mut w3] = counter.map(|word| [both(word); 8]);
+        for (i, pair) in (0..).zip(&mut w0) {
+            let [even, odd] = [2 * i, 2 * i + 1].map(|i: u32| counter[0].wrapping_add(i) as u64);
+            *pair = odd << 32 | even;
+        }
+        let mut key = self.0;
+        for _ in 0..10 {
+            let [k0, k1] = key.map(both);
+            for i in 0..8 {
+                let ((high0, low0), (high2, low2)) = (products(w0[i], MUL[0]), products(w2[i], MUL[1]));
+                (w0[i], w1[i], w2[i], w3[i]) = (high2 ^ w1[i] ^ k0, low2, high0 ^ w3[i] ^ k1, low0);
+            }
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        }
+        let mut words = [0; 64];
+        for (i, eight) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let pairs = [w0[i], w1[i], w2[i], w3[i]];
+            *eight = std::array::from_fn(|at| (pairs[at % 4] >> (32 * (at / 4))) as u32);
+        }
+        words
+    }
+}
+
+#[inline(always)]
+fn both(word: u32) -> u64 {
+    (word as u64) << 32 | word as u64
+}
+
+/// High and low words of both halves' products with `factor`.
+#[inline(always)]
+fn products(pair: u64, factor: u32) -> (u64, u64) {
+    const LOW: u64 = 0xffff_ffff;
+    let (even, odd) = ((pair & LOW) * factor as u64, (pair >> 32) * factor as u64);
+    (even >> 32 | odd & !LOW, even & LOW | odd << 32)
 }
 
 /// Uniform in [0, 1) with 24 bits, which f32 holds exactly.
+#[inline(always)]
 pub fn unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
@@ -73,6 +114,15 @@ mod tests {
         assert_ne!(draw(1, "a"), draw(2, "a"));
         assert_ne!(draw(1, "a"), draw(1, "b"));
         assert_eq!(draw(1, "a"), draw(1, "a"));
+    }
+
+    #[test]
+    fn sixteen_counters_at_once_give_the_words_of_each() {
+        let stream = Stream::new(3, "a");
+        for first in [0, 7, u32::MAX - 3] {
+            let each = (0..16).flat_map(|i| stream.words([first.wrapping_add(i), 5, 6, 7]));
+            assert!(stream.sixteen([first, 5, 6, 7]).into_iter().eq(each));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
 
 use crate::gemm::{self, Gemm, Pack};
+use crate::tile::{self, Product};
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 
@@ -31,8 +32,10 @@ pub trait Real:
     fn f64(self) -> f64;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
-    fn tanh(self) -> Self;
+    fn exp2(self) -> Self;
     fn sqrt(self) -> Self;
+    /// The same products as [`Real::gemm`] of matrices that lie in the cache, read in place.
+    fn tile(product: Product<'_, Self>, c: &mut [Self], stride: usize);
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
     fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
 
@@ -61,19 +64,24 @@ impl Real for f32 {
         crate::math::exp(self)
     }
 
+    #[inline(always)]
     fn ln(self) -> f32 {
-        libm::logf(self)
+        crate::math::ln(self)
     }
 
     #[inline(always)]
-    fn tanh(self) -> f32 {
-        crate::math::tanh(self)
+    fn exp2(self) -> f32 {
+        crate::math::exp2(self)
     }
 
     /// Rounded exactly by IEEE 754, so the hardware's is everybody's.
     #[inline(always)]
     fn sqrt(self) -> f32 {
         f32::sqrt(self)
+    }
+
+    fn tile(product: Product<'_, f32>, c: &mut [f32], stride: usize) {
+        tile::fast(product, c, stride);
     }
 
     fn gemm(product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
@@ -102,12 +110,16 @@ impl Real for f64 {
         libm::log(self)
     }
 
-    fn tanh(self) -> f64 {
-        libm::tanh(self)
+    fn exp2(self) -> f64 {
+        libm::exp2(self)
     }
 
     fn sqrt(self) -> f64 {
         f64::sqrt(self)
+    }
+
+    fn tile(product: Product<'_, f64>, c: &mut [f64], stride: usize) {
+        tile::plain(product, c, stride);
     }
 
     fn gemm(product: Gemm<'_, f64>, c: &mut [f64], stride: usize, _pack: &mut Pack<f64>) {
@@ -131,7 +143,47 @@ pub fn sum<F: Real>(xs: &[F], term: impl Fn(F) -> F) -> F {
     fold(lanes)
 }
 
-/// The same over pairs.
+/// The largest, or minus infinity; a NaN is passed over.
+#[inline(always)]
+pub fn largest<F: Real>(xs: &[F]) -> F {
+    let mut lanes = [F::of(f64::NEG_INFINITY); LANES];
+    let larger = |a: F, b: F| if b > a { b } else { a };
+    let (blocks, rest) = xs.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, *x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *x);
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
+}
+
+/// Replaces each by its term, and gives the terms' sum in the order of [`sum`].
+#[inline(always)]
+pub fn sum_in_place<F: Real>(xs: &mut [F], term: impl Fn(F) -> F) -> F {
+    let mut lanes = [F::ZERO; LANES];
+    let (blocks, rest) = xs.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *x = term(*x);
+            *lane += *x;
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *x = term(*x);
+        *lane += *x;
+    }
+    fold(lanes)
+}
+
+/// [`sum`] over pairs.
 #[inline(always)]
 pub fn sum2<F: Real>(xs: &[F], ys: &[F], term: impl Fn(F, F) -> F) -> F {
     let mut lanes = [F::ZERO; LANES];
@@ -151,11 +203,15 @@ pub fn sum2<F: Real>(xs: &[F], ys: &[F], term: impl Fn(F, F) -> F) -> F {
 #[inline(always)]
 pub fn sum3<F: Real>(xs: &[F], ys: &[F], zs: &[F], term: impl Fn(F, F, F) -> F) -> F {
     let mut lanes = [F::ZERO; LANES];
-    let mut blocks = xs.chunks(LANES).zip(ys.chunks(LANES)).zip(zs.chunks(LANES));
-    for ((xs, ys), zs) in &mut blocks {
+    let ((x_blocks, x_rest), (y_blocks, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
+    let (z_blocks, z_rest) = zs.as_chunks::<LANES>();
+    for ((xs, ys), zs) in x_blocks.iter().zip(y_blocks).zip(z_blocks) {
         for (((lane, x), y), z) in lanes.iter_mut().zip(xs).zip(ys).zip(zs) {
             *lane += term(*x, *y, *z);
         }
+    }
+    for (((lane, x), y), z) in lanes.iter_mut().zip(x_rest).zip(y_rest).zip(z_rest) {
+        *lane += term(*x, *y, *z);
     }
     fold(lanes)
 }

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 mod chunks;
+mod parts;
+
+pub(crate) use parts::Parts;
 
 /// A caller and its helpers. Dropping it ends the helpers.
 pub struct Team {

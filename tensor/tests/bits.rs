@@ -43,8 +43,11 @@ fn a_sample_has_the_same_bits_alone_and_among_others() {
     check_rows(&[300], &[&[5, 300], &[5]], |g, x, _| apply(g, Op::Linear(Linear), x));
     check_rows(&[3, 19], &[&[19], &[19]], |g, x, _| apply(g, Op::LayerNorm(LayerNorm { eps: 1e-5 }), x));
     check_rows(&[19], &[], |g, x, _| apply(g, Op::Gelu(Gelu), x));
+    check_rows(&[1_000], &[], |g, x, _| apply(g, Op::Gelu(Gelu), x));
     check_rows(&[2, 7, 5], &[&[6, 2, 3, 3], &[6]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 1, pad: 1 }), x));
     check_rows(&[2, 7, 5], &[], |g, x, _| apply(g, Op::MaxPool(MaxPool { kernel: 2, stride: 2 }), x));
+    check_rows(&[1, 24], &[], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
+    check_rows(&[67, 48], &[], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
     check_rows(&[9, 24], &[], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
 }
 

@@ -131,6 +131,15 @@ fn causal_attention_of_several_heads() {
     check(&[&[2, 5, 18]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
     check(&[&[1, 1, 3]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 1 }), x));
     check(&[&[1, 17, 12]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 4 }), x));
+    // Longer than a tile of queries, and not a multiple of it.
+    check(&[&[1, 37, 12]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
+    check(&[&[2, 67, 3]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 1 }), x));
+    check(&[&[0, 5, 3]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 1 }), x));
+    // Heads of 8, 32, 64 and 80 channels.
+    check(&[&[1, 2, 48]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
+    check(&[&[1, 3, 192]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 2 }), x));
+    check(&[&[1, 2, 192]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 1 }), x));
+    check(&[&[1, 2, 240]], |g, x, _| apply(g, Op::CausalAttention(CausalAttention { heads: 1 }), x));
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Isa {
         all
     }
 
-    fn best() -> Isa {
+    pub(crate) fn best() -> Isa {
         #[cfg(test)]
         if let Some(forced) = FORCED.get() {
             return forced;

@@ -28,10 +28,9 @@ impl Rule for Add {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
         let (a, b) = (io.x[0], io.x[1]);
-        for (y, a) in y.chunks_exact_mut(b.len().max(1)).zip(a.chunks_exact(b.len().max(1))) {
-            for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-                *y = *a + *b;
-            }
+        match a.len() == b.len() {
+            true => each::map2(&io.work.team, y, (a, b), |a, b| a + b),
+            false => each::map2_rows(&io.work.team, y, (a, b), |a, b| a + b),
         }
     }
 }

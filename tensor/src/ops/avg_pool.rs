@@ -1,6 +1,8 @@
 //! The mean of each window. x: (sample, channel, h, w); windows of `kernel`, `stride` apart, no padding.
 
+use super::windows::{LINE, Windows};
 use super::*;
+use crate::simd::{Set, vectorised};
 
 #[derive(Clone, Copy, Debug)]
 pub struct AvgPool {
@@ -33,14 +35,29 @@ impl Rule for AvgPool {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
-        let (x, w) = (io.x[0], io.types[0].shape[3]);
-        self.window().windows(&io.types[0], |out, first| {
-            let mut total = F::ZERO;
-            for line in 0..self.kernel {
-                x[first + line * w..][..self.kernel].iter().for_each(|x| total += *x);
-            }
-            y[out] = total * self.share();
+        let (x, windows, set) = (io.x[0], Windows::new(self.window(), &io.types[0]), Set::best());
+        let planes = windows.planes_of_task();
+        io.work.team.chunks(y, planes * windows.out_len(), |_, i, y| {
+            means(set, windows, self.share(), &x[i * planes * windows.image_len()..], y);
         });
+    }
+}
+
+vectorised! {
+    fn means[F: Real](windows: Windows, share: F, x: &[F], y: &mut [F]) {
+        let mut line = [F::ZERO; LINE];
+        let planes = y.chunks_exact_mut(windows.out_len()).zip(x.chunks_exact(windows.image_len()));
+        for (y, x) in planes {
+            for (out, first, len) in windows.lines() {
+                let (totals, line) = (&mut y[out..][..len], &mut line[..len]);
+                totals.fill(F::ZERO);
+                for offset in windows.offsets() {
+                    windows.gather(&x[first + offset..], line);
+                    totals.iter_mut().zip(&*line).for_each(|(total, x)| *total += *x);
+                }
+                totals.iter_mut().for_each(|total| *total *= share);
+            }
+        }
     }
 }
 
@@ -62,13 +79,28 @@ impl Rule for AvgPoolGrad {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dx, ..] = io.y;
-        let (dy, w) = (io.x[0], self.image[3]);
-        dx.fill(F::ZERO);
-        self.pool.window().windows(&io.out_types[0], |out, first| {
-            let share = dy[out] * self.pool.share();
-            for line in 0..self.pool.kernel {
-                dx[first + line * w..][..self.pool.kernel].iter_mut().for_each(|dx| *dx += share);
-            }
+        let (dy, windows, set) = (io.x[0], Windows::new(self.pool.window(), &io.out_types[0]), Set::best());
+        let planes = windows.planes_of_task();
+        io.work.team.chunks(dx, planes * windows.image_len(), |_, i, dx| {
+            spread(set, windows, self.pool.share(), &dy[i * planes * windows.out_len()..], dx);
         });
+    }
+}
+
+vectorised! {
+    /// Windows add to an element in their own order, also where they overlap.
+    fn spread[F: Real](windows: Windows, share: F, dy: &[F], dx: &mut [F]) {
+        let planes = dx.chunks_exact_mut(windows.image_len()).zip(dy.chunks_exact(windows.out_len()));
+        for (dx, dy) in planes {
+            dx.fill(F::ZERO);
+            for (out, first, len) in windows.lines() {
+                for (i, dy) in dy[out..][..len].iter().enumerate() {
+                    let (at, part) = (first + i * windows.stride, *dy * share);
+                    for y in 0..windows.kernel {
+                        dx[at + y * windows.image.1..][..windows.kernel].iter_mut().for_each(|dx| *dx += part);
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,17 +1,35 @@
 //! Multi-head attention in which a token sees itself and those before it, as one op.
 //!
 //! qkv: (sample, token, 3·channel), a row holding q, k, v, each cut into heads. For each sample and head:
-//! P = softmax(Q Kᵀ / √d) over the tokens not after the row's, y = P V. P: (sample, head, token, token) is
-//! the second output, kept for the gradient.
+//! P = softmax(Q Kᵀ / √d) over the tokens not after the row's, y = P V. P is never stored: a task holds the rows of
+//! one tile of queries against all keys that they see, and the second output keeps only log2 of each row's sum of
+//! exponentials, (sample, head, token), from which the gradient makes P again (Dao, Fu, Ermon, Rudra, Ré:
+//! FlashAttention, 2022).
+//!
+//! A whole row of scores is at hand, so no running maximum is corrected: the softmax is the plain one, and its order
+//! of sums does not depend on the tiles. Sums over tokens are single chains in ascending order, which go on from tile
+//! to tile. A task first copies its head's keys and values from between those of other heads into rows and panels of
+//! whole vectors, so that `tile` reads them in place.
 
 use super::*;
 use crate::gemm::{Mat, Start};
-use crate::real::{sum, sum2};
+use crate::real::{largest, sum_in_place, sum2};
+use crate::simd::{Set, vectorised};
+use crate::team::Parts;
+use crate::tile::{LANES, Product};
+use std::ops::Range;
 
 #[derive(Clone, Copy, Debug)]
 pub struct CausalAttention {
     pub heads: usize,
 }
+
+/// Queries of a tile. Of each, half a tile of scores above the diagonal is wasted, 6 % of 256 tokens (32: 3 % slower).
+const QUERIES: usize = 16;
+/// Queries of a task of the forward pass: as many use one copy of the keys and values.
+const GROUP: usize = 16 * QUERIES;
+/// Keys of a panel, (width, PANEL): as many columns as a product keeps in registers.
+const PANEL: usize = 2 * LANES;
 
 /// Sizes, and where a head's matrices lie.
 #[derive(Clone, Copy)]
@@ -23,6 +41,14 @@ struct Sizes {
     width: usize,
 }
 
+/// One head of one sample.
+#[derive(Clone, Copy)]
+struct Head {
+    sizes: Sizes,
+    sample: usize,
+    head: usize,
+}
+
 impl CausalAttention {
     fn sizes(self, qkv: &Type) -> Sizes {
         let channels = qkv.shape[2] / 3;
@@ -32,35 +58,150 @@ impl CausalAttention {
 }
 
 impl Sizes {
-    fn each(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.samples).flat_map(move |s| (0..self.heads).map(move |h| (s, h)))
+    fn all_heads(self) -> usize {
+        self.samples * self.heads
     }
 
-    /// First element of q (0), k (1) or v (2) of a head in qkv.
-    fn part(self, (sample, head): (usize, usize), which: usize) -> usize {
-        (sample * self.tokens * 3 + which) * self.channels + head * self.width
+    fn head(self, number: usize) -> Head {
+        Head { sizes: self, sample: number / self.heads, head: number % self.heads }
     }
 
-    fn output(self, (sample, head): (usize, usize)) -> usize {
-        sample * self.tokens * self.channels + head * self.width
+    /// Queries `first` to `end`, tile by tile.
+    fn tiles(self, queries: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        queries.clone().step_by(QUERIES).map(move |first| first..queries.end.min(first + QUERIES))
     }
 
-    fn square(self) -> usize {
-        self.tokens * self.tokens
+    /// A row of channels in whole vectors.
+    fn padded(self) -> usize {
+        self.width.next_multiple_of(LANES)
+    }
+
+    fn panels_len(self) -> usize {
+        self.tokens.next_multiple_of(PANEL) * self.width
+    }
+
+    /// Floats of a tile of scores with the longest rows.
+    fn scores_len(self) -> usize {
+        QUERIES * stride(self.tokens)
     }
 
     fn scale<F: Real>(self) -> F {
         F::ONE / F::of_usize(self.width).sqrt()
     }
 
-    /// (tokens, width) = A (tokens, tokens) B (tokens, width).
-    fn mix<'a, F>(self, a: Mat<'a, F>, b: Mat<'a, F>) -> Gemm<'a, F> {
-        Gemm { m: self.tokens, n: self.width, k: self.tokens, a, b, start: Start::Zero }
+    /// The scale for powers of 2 instead of e.
+    fn scale2<F: Real>(self) -> F {
+        self.scale::<F>() * F::of(std::f64::consts::LOG2_E)
+    }
+}
+
+/// From row to row of scores against `seen` keys: whole vectors, and one more, lest rows a multiple of 4 KiB apart
+/// take each other's place in the first-level cache.
+fn stride(seen: usize) -> usize {
+    seen.next_multiple_of(LANES) + LANES
+}
+
+impl Head {
+    /// First element of a token's q (0), k (1) or v (2) in qkv.
+    fn part(self, which: usize, token: usize) -> usize {
+        let s = self.sizes;
+        ((self.sample * s.tokens + token) * 3 + which) * s.channels + self.head * s.width
     }
 
-    /// (tokens, tokens) = A (tokens, width) Bᵀ with B (tokens, width).
-    fn compare<'a, F>(self, a: Mat<'a, F>, b: Mat<'a, F>) -> Gemm<'a, F> {
-        Gemm { m: self.tokens, n: self.tokens, k: self.width, a, b: b.transposed(), start: Start::Zero }
+    fn output(self, token: usize) -> usize {
+        (self.sample * self.sizes.tokens + token) * self.sizes.channels + self.head * self.sizes.width
+    }
+
+    fn sums(self, tokens: &Range<usize>) -> Range<usize> {
+        let first = (self.sample * self.sizes.heads + self.head) * self.sizes.tokens;
+        first + tokens.start..first + tokens.end
+    }
+
+    /// q (0), k (1) or v (2) of some tokens: their first element on, (token, 3·channel).
+    fn rows<F>(self, qkv: &[F], which: usize, tokens: Range<usize>) -> Rows<'_, F> {
+        let data = qkv.get(self.part(which, tokens.start)..).unwrap_or(&[]);
+        Rows { data, stride: 3 * self.sizes.channels, count: tokens.len(), width: self.sizes.width }
+    }
+
+    /// The same of y or dy, (token, channel).
+    fn output_rows<F>(self, y: &[F], tokens: Range<usize>) -> Rows<'_, F> {
+        let data = &y[self.output(tokens.start)..];
+        Rows { data, stride: self.sizes.channels, count: tokens.len(), width: self.sizes.width }
+    }
+}
+
+/// Rows of one head between those of others.
+#[derive(Clone, Copy)]
+struct Rows<'a, F> {
+    data: &'a [F],
+    stride: usize,
+    count: usize,
+    width: usize,
+}
+
+impl<'a, F: Real> Rows<'a, F> {
+    fn get(&self, row: usize) -> &'a [F] {
+        &self.data[row * self.stride..][..self.width]
+    }
+}
+
+vectorised! {
+    /// Copies rows one behind the other, with zeros up to whole vectors.
+    fn pad[F: Real](rows: Rows<'_, F>, to: &mut [F]) {
+        let padded = rows.width.next_multiple_of(LANES);
+        for (row, to) in to.chunks_exact_mut(padded).take(rows.count).enumerate() {
+            let (whole, rest) = rows.get(row).as_chunks::<LANES>();
+            let (to, last) = to.split_at_mut(whole.len() * LANES);
+            to.as_chunks_mut::<LANES>().0.copy_from_slice(whole);
+            if !last.is_empty() {
+                last[..rest.len()].copy_from_slice(rest);
+                last[rest.len()..].fill(F::ZERO);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Copies rows transposed, as panels of (width, PANEL) with zeros behind the last row: sixteen by sixteen, so that
+    /// lines are written whole.
+    fn panels[F: Real](rows: Rows<'_, F>, to: &mut [F]) {
+        let width = rows.width;
+        for (first, panel) in (0..rows.count).step_by(LANES).zip(0..) {
+            let panel = &mut to[panel / 2 * PANEL * width + panel % 2 * LANES..];
+            for column in (0..width).step_by(LANES) {
+                let mut block = [[F::ZERO; LANES]; LANES];
+                for (row, block) in (first..rows.count).zip(&mut block) {
+                    let from = &rows.get(row)[column..];
+                    match from.first_chunk::<LANES>() {
+                        Some(whole) => *block = *whole,
+                        None => block[..from.len()].copy_from_slice(from),
+                    }
+                }
+                for c in 0..LANES.min(width - column) {
+                    let line = panel[(column + c) * PANEL..].first_chunk_mut::<LANES>().expect("a panel's line");
+                    for (to, row) in line.iter_mut().zip(&block) {
+                        *to = row[c];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The next `len` floats of a room.
+fn cut<'a, F>(rest: &mut &'a mut [F], len: usize) -> &'a mut [F] {
+    let (first, behind) = std::mem::take(rest).split_at_mut(len);
+    *rest = behind;
+    first
+}
+
+/// scores (rows, seen in whole vectors) = A Bᵀ, with A (rows, width) and the panels of B.
+fn compare<F: Real>(a: Mat<'_, F>, rows: usize, panels: &[F], width: usize, seen: usize, scores: &mut [F]) {
+    let (columns, stride) = (seen.next_multiple_of(LANES), stride(seen));
+    for (first, b) in (0..columns).step_by(PANEL).zip(panels.chunks_exact(PANEL * width)) {
+        let columns = PANEL.min(columns - first);
+        let product = Product { rows, k: width, columns, a, b, b_stride: PANEL, start: Start::Zero };
+        F::tile(product, &mut scores[first..], stride);
     }
 }
 
@@ -74,45 +215,87 @@ impl Rule for CausalAttention {
             return Err(format!("axis 2 of the input {} must divide into q, k, v of {} heads", x[0], self.heads));
         }
         let out = Type::float(&[shape[0], shape[1], shape[2] / 3]);
-        Ok(vec![out, Type::float(&[shape[0], self.heads, shape[1], shape[1]])])
+        Ok(vec![out, Type::float(&[shape[0], self.heads, shape[1]])])
     }
 
     fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
         let Some(dy) = dy[0] else { return Ok(vec![None]) };
-        let inputs = [node.inputs[0], node.outputs[1], dy];
+        let inputs = [node.inputs[0], node.outputs[0], node.outputs[1], dy];
         Ok(vec![Some(graph.apply1(Op::CausalAttentionGrad(CausalAttentionGrad(*self)), &node.path, &inputs)?)])
     }
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
-        let [y, probs, ..] = io.y;
-        let (qkv, s) = (io.x[0], self.sizes(&io.types[0]));
-        let part = |at, which| Mat::rows(&qkv[s.part(at, which)..], 3 * s.channels);
-        for (at, probs) in s.each().zip(probs.chunks_exact_mut(s.square().max(1))) {
-            io.work.gemm(s.compare(part(at, 0), part(at, 1)), probs, s.tokens);
-            for (token, row) in probs.chunks_exact_mut(s.tokens).enumerate() {
-                let (seen, unseen) = row.split_at_mut(token + 1);
-                softmax(seen, s.scale());
-                unseen.fill(F::ZERO);
+        let [y, sums, ..] = io.y;
+        let (qkv, s, set) = (io.x[0], self.sizes(&io.types[0]), Set::best());
+        if y.is_empty() {
+            return sums.fill(F::ZERO);
+        }
+        let (y, sums) = (Parts::new(y), Parts::new(sums));
+        let (width, padded) = (s.width, s.padded());
+        let groups = s.tokens.div_ceil(GROUP);
+        let Work { team, rooms } = io.work;
+        team.run_in(rooms, s.all_heads() * groups, |room, task| {
+            // The longest first: the last task of a run is what others wait for.
+            let (head, group) = (s.head(task % s.all_heads()), groups - 1 - task / s.all_heads());
+            let group = group * GROUP..s.tokens.min((group + 1) * GROUP);
+            let per_tile = s.scores_len() + QUERIES * (padded + 1);
+            let mut rest = take(&mut room.columns, s.panels_len() + s.tokens * padded + per_tile);
+            let (keys, values) = (cut(&mut rest, s.panels_len()), cut(&mut rest, s.tokens * padded));
+            let (scores, out, shares) =
+                (cut(&mut rest, s.scores_len()), cut(&mut rest, QUERIES * padded), cut(&mut rest, QUERIES));
+            panels(set, head.rows(qkv, 1, 0..group.end), keys);
+            pad(set, head.rows(qkv, 2, 0..group.end), values);
+            for queries in s.tiles(group) {
+                let (rows, seen) = (queries.len(), queries.end);
+                let q = head.rows(qkv, 0, queries.clone());
+                compare(Mat::rows(q.data, q.stride), rows, keys, width, seen, scores);
+                // SAFETY: a task alone has this head's sums of these queries.
+                let sums = unsafe { sums.get(head.sums(&queries)) };
+                weights(set, queries.clone(), scores, sums, shares, s.scale2());
+                let a = Mat::rows(&*scores, stride(seen));
+                let product =
+                    Product { rows, k: seen, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
+                F::tile(product, out, padded);
+                for ((token, row), share) in queries.zip(out.chunks_exact(padded)).zip(&*shares) {
+                    let at = head.output(token);
+                    // SAFETY: a task alone has this head's columns of these queries' rows.
+                    let y = unsafe { y.get(at..at + width) };
+                    y.iter_mut().zip(row).for_each(|(y, x)| *y = *x * *share);
+                }
             }
-            let product = s.mix(Mat::rows(probs, s.tokens), part(at, 2));
-            io.work.gemm(product, &mut y[s.output(at)..], s.channels);
+        });
+    }
+}
+
+/// Scores behind the row's own token weigh nothing: their exponential is exactly 0.
+#[inline(always)]
+fn hide<F: Real>(row: &mut [F], token: usize) {
+    row[token + 1..].fill(F::of(f64::NEG_INFINITY));
+}
+
+vectorised! {
+    /// Each row = 2^(scale2 · (row - its largest)). Also log2 of the sum of 2^(scale2 · row), and one over the row's sum.
+    fn weights[F: Real](queries: Range<usize>, scores: &mut [F], sums: &mut [F], shares: &mut [F], scale2: F) {
+        let stride = stride(queries.end);
+        let totals = sums.iter_mut().zip(shares.iter_mut());
+        for ((token, row), (sum, share)) in queries.zip(scores.chunks_exact_mut(stride)).zip(totals) {
+            let row = &mut row[..stride - LANES];
+            hide(row, token);
+            let top = largest(row);
+            let total = sum_in_place(row, |x| ((x - top) * scale2).exp2());
+            (*sum, *share) = (top * scale2, total);
+        }
+        // The rows' ends all at once: a logarithm and a division take as long for sixteen as for one.
+        for (sum, share) in sums.iter_mut().zip(shares) {
+            *sum += share.ln() * F::of(std::f64::consts::LOG2_E);
+            *share = F::ONE / *share;
         }
     }
 }
 
-/// row = softmax(scale · row).
-fn softmax<F: Real>(row: &mut [F], scale: F) {
-    let mut top = row[0];
-    for x in row.iter() {
-        top = if *x > top { *x } else { top };
-    }
-    row.iter_mut().for_each(|x| *x = ((*x - top) * scale).exp());
-    let share = F::ONE / sum(row, |x| x);
-    row.iter_mut().for_each(|x| *x *= share);
-}
-
-/// dqkv. With dP = dy Vᵀ and dS = P (dP - rowsum(P dP)) / √d: dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dy.
-/// Inputs: qkv, P, dy.
+/// dqkv. With dP = dy Vᵀ and dS = P (dP - rowsum(y dy)) / √d: dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dy. A task is one head:
+/// its tiles follow one another, and dK and dV go on with their chains.
+/// Inputs: qkv, y, log2 of the sums, dy.
 #[derive(Clone, Debug)]
 pub struct CausalAttentionGrad(pub CausalAttention);
 
@@ -121,33 +304,90 @@ impl Rule for CausalAttentionGrad {
 
     fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
         let outputs = self.0.infer(&x[..1])?;
-        expect(x, 1, "the probabilities", &outputs[1].shape)?;
-        expect(x, 2, "the gradient", &outputs[0].shape)?;
+        expect(x, 1, "the output", &outputs[0].shape)?;
+        expect(x, 2, "the sums", &outputs[1].shape)?;
+        expect(x, 3, "the gradient", &outputs[0].shape)?;
         Ok(vec![x[0].clone()])
     }
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dqkv, ..] = io.y;
-        let [qkv, probs, dy, ..] = io.x;
-        let (s, row) = (self.0.sizes(&io.types[0]), 3 * self.0.sizes(&io.types[0]).channels);
-        let Room { pack, columns } = &mut io.work.rooms[0];
-        let part = |at, which| Mat::rows(&qkv[s.part(at, which)..], row);
-        for (at, probs) in s.each().zip(probs.chunks_exact(s.square().max(1))) {
-            let dy = Mat::rows(&dy[s.output(at)..], s.channels);
-            let ds = take(columns, s.square());
-            F::gemm(s.compare(dy, part(at, 2)), ds, s.tokens, pack);
-            for (ds, p) in ds.chunks_exact_mut(s.tokens).zip(probs.chunks_exact(s.tokens)) {
-                let along = sum2(ds, p, |dp, p| dp * p);
-                ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = *p * (*ds - along) * s.scale());
+        let [qkv, y, sums, dy, ..] = io.x;
+        let kept = Kept { y, sums, dy };
+        let (s, set) = (self.0.sizes(&io.types[0]), Set::best());
+        if y.is_empty() {
+            return;
+        }
+        let dqkv = Parts::new(dqkv);
+        let (width, padded) = (s.width, s.padded());
+        let Work { team, rooms } = io.work;
+        team.run_in(rooms, s.all_heads(), |room, number| {
+            let head = s.head(number);
+            let write = |which: usize, tokens: Range<usize>, rows: &[F]| {
+                for (token, row) in tokens.zip(rows.chunks_exact(padded)) {
+                    let at = head.part(which, token);
+                    // SAFETY: a task alone has this head's columns.
+                    unsafe { dqkv.get(at..at + width) }.copy_from_slice(&row[..width]);
+                }
+            };
+            let (of_head, of_tile) = (s.tokens * padded, QUERIES * padded);
+            let all = 2 * s.panels_len() + 3 * of_head + 2 * s.scores_len() + 3 * of_tile;
+            let mut rest = take(&mut room.columns, all);
+            let (keys, values) = (cut(&mut rest, s.panels_len()), cut(&mut rest, s.panels_len()));
+            let [k, dk, dv] = std::array::from_fn(|_| cut(&mut rest, of_head));
+            let [scores, dscores] = std::array::from_fn(|_| cut(&mut rest, s.scores_len()));
+            let [q, dy, dq] = std::array::from_fn(|_| cut(&mut rest, of_tile));
+            panels(set, head.rows(qkv, 1, 0..s.tokens), keys);
+            pad(set, head.rows(qkv, 1, 0..s.tokens), k);
+            panels(set, head.rows(qkv, 2, 0..s.tokens), values);
+            dk.fill(F::ZERO);
+            dv.fill(F::ZERO);
+            for queries in s.tiles(0..s.tokens) {
+                let (rows, seen) = (queries.len(), queries.end);
+                pad(set, head.rows(qkv, 0, queries.clone()), q);
+                pad(set, head.output_rows(kept.dy, queries.clone()), dy);
+                compare(Mat::rows(&*q, padded), rows, keys, width, seen, scores);
+                compare(Mat::rows(&*dy, padded), rows, values, width, seen, dscores);
+                slopes(set, head, queries.clone(), scores, dscores, kept);
+                let (p, ds) = (Mat::rows(&*scores, stride(seen)), Mat::rows(&*dscores, stride(seen)));
+                let to_rows =
+                    Product { rows, k: seen, columns: padded, a: ds, b: k, b_stride: padded, start: Start::Zero };
+                F::tile(to_rows, dq, padded);
+                let to_keys = Product { rows: seen, k: rows, start: Start::Go, ..to_rows };
+                F::tile(Product { a: ds.transposed(), b: q, ..to_keys }, dk, padded);
+                F::tile(Product { a: p.transposed(), b: dy, ..to_keys }, dv, padded);
+                write(0, queries, dq);
             }
-            let (ds, p) = (Mat::rows(&*ds, s.tokens), Mat::rows(probs, s.tokens));
-            for (which, product) in
-                [s.mix(ds, part(at, 1)), s.mix(ds.transposed(), part(at, 0)), s.mix(p.transposed(), dy)]
-                    .into_iter()
-                    .enumerate()
-            {
-                F::gemm(product, &mut dqkv[s.part(at, which)..], row, pack);
+            write(1, 0..s.tokens, dk);
+            write(2, 0..s.tokens, dv);
+        });
+    }
+}
+
+vectorised! {
+    /// scores and dP become P and dS; both have rows that are `stride` apart.
+    fn slopes[F: Real](head: Head, queries: Range<usize>, scores: &mut [F], dscores: &mut [F], kept: Kept<'_, F>) {
+        let s = head.sizes;
+        let stride = stride(queries.end);
+        let (scale, scale2) = (s.scale::<F>(), s.scale2::<F>());
+        let rows = scores.chunks_exact_mut(stride).zip(dscores.chunks_exact_mut(stride));
+        for ((token, sum), (row, drow)) in queries.clone().zip(&kept.sums[head.sums(&queries)]).zip(rows) {
+            let at = head.output(token);
+            let along = sum2(&kept.y[at..at + s.width], &kept.dy[at..at + s.width], |y, dy| y * dy);
+            let row = &mut row[..stride - LANES];
+            hide(row, token);
+            for (x, dx) in row.iter_mut().zip(drow) {
+                *x = (*x * scale2 - *sum).exp2();
+                *dx = *x * (*dx - along) * scale;
             }
         }
     }
+}
+
+/// What the gradient reads besides qkv.
+#[derive(Clone, Copy)]
+struct Kept<'a, F> {
+    y: &'a [F],
+    sums: &'a [F],
+    dy: &'a [F],
 }

@@ -14,6 +14,6 @@ impl Rule for Copy {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
-        y.copy_from_slice(io.x[0]);
+        each::map(&io.work.team, y, io.x[0], |x| x);
     }
 }

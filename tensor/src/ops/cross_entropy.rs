@@ -6,7 +6,8 @@
 //! logit is the target (rows).
 
 use super::*;
-use crate::real::sum;
+use crate::real::{largest, sum};
+use crate::simd::{Set, vectorised};
 use elastic_spec::batch::IGNORE;
 
 #[derive(Clone, Debug)]
@@ -35,27 +36,44 @@ impl Rule for CrossEntropy {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [loss, partition, correct, ..] = io.y;
         let classes = io.types[0].rows_cols().1;
+        let (logits, targets, set) = (io.x[0], io.ints[1], Set::best());
         let smoothing = F::of(io.key.label_smoothing as f64);
-        for (row, logits) in io.x[0].chunks_exact(classes).enumerate() {
-            let best = first_largest(logits);
-            let top = logits[best];
-            partition[row] = top + sum(logits, |x| (x - top).exp()).ln();
-            let target = io.ints[1][row];
-            (loss[row], correct[row]) = (F::ZERO, F::ZERO);
-            if target == IGNORE {
-                continue;
+        let rows = each::rows_of_task(classes);
+        io.work.team.chunks3([(loss, rows), (partition, rows), (correct, rows)], |i, loss, partition, correct| {
+            let logits = logits[i * rows * classes..].chunks_exact(classes).zip(&targets[i * rows..]);
+            let out = loss.iter_mut().zip(partition).zip(correct);
+            for (((loss, partition), correct), (logits, target)) in out.zip(logits) {
+                let top = partition_sum(set, logits, partition);
+                (*loss, *correct) = (F::ZERO, F::ZERO);
+                if *target == IGNORE {
+                    continue;
+                }
+                let target = class(*target, classes);
+                *loss = *partition - logits[target];
+                if smoothing > F::ZERO {
+                    let mean = mean(set, logits);
+                    *loss = (F::ONE - smoothing) * *loss + smoothing * (*partition - mean);
+                }
+                if logits[target] == top && !logits[..target].contains(&top) {
+                    *correct = F::ONE;
+                }
             }
-            let target = class(target, classes);
-            let mut value = partition[row] - logits[target];
-            if smoothing > F::ZERO {
-                let mean = sum(logits, |x| x) / F::of_usize(classes);
-                value = (F::ONE - smoothing) * value + smoothing * (partition[row] - mean);
-            }
-            loss[row] = value;
-            if best == target {
-                correct[row] = F::ONE;
-            }
-        }
+        });
+    }
+}
+
+vectorised! {
+    /// Log of the sum of exponentials. Gives the largest logit.
+    fn partition_sum[F: Real](logits: &[F], partition: &mut F) -> F {
+        let top = largest(logits);
+        *partition = top + sum(logits, |x| (x - top).exp()).ln();
+        top
+    }
+}
+
+vectorised! {
+    fn mean[F: Real](logits: &[F]) -> F {
+        sum(logits, |x| x) / F::of_usize(logits.len())
     }
 }
 
@@ -75,21 +93,31 @@ impl Rule for CrossEntropyGrad {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dx, ..] = io.y;
+        let [logits, _, partition, dloss, ..] = io.x;
         let classes = io.types[0].rows_cols().1;
+        let (targets, set) = (io.ints[1], Set::best());
         let smoothing = F::of(io.key.label_smoothing as f64);
         let everywhere = smoothing / F::of_usize(classes);
-        for (row, (dx, logits)) in dx.chunks_exact_mut(classes).zip(io.x[0].chunks_exact(classes)).enumerate() {
-            let target = io.ints[1][row];
-            if target == IGNORE {
-                dx.fill(F::ZERO);
-                continue;
+        let rows = each::rows_of_task(classes);
+        io.work.team.chunks(dx, rows * classes, |_, i, dx| {
+            for (row, dx) in (i * rows..).zip(dx.chunks_exact_mut(classes)) {
+                if targets[row] == IGNORE {
+                    dx.fill(F::ZERO);
+                    continue;
+                }
+                let logits = &logits[row * classes..][..classes];
+                shares(set, dx, logits, partition[row], everywhere, dloss[row]);
+                let at = class(targets[row], classes);
+                dx[at] = dx[at] - (F::ONE - smoothing) * dloss[row];
             }
-            let (partition, dloss) = (io.x[2][row], io.x[3][row]);
-            for (dx, x) in dx.iter_mut().zip(logits) {
-                *dx = ((*x - partition).exp() - everywhere) * dloss;
-            }
-            let at = class(target, classes);
-            dx[at] = dx[at] - (F::ONE - smoothing) * dloss;
+        });
+    }
+}
+
+vectorised! {
+    fn shares[F: Real](dx: &mut [F], logits: &[F], partition: F, everywhere: F, dloss: F) {
+        for (dx, x) in dx.iter_mut().zip(logits) {
+            *dx = ((*x - partition).exp() - everywhere) * dloss;
         }
     }
 }
@@ -100,14 +128,4 @@ fn class(target: i32, classes: usize) -> usize {
         "the loader promised targets under {classes}, not {target}"
     );
     target as usize
-}
-
-fn first_largest<F: Real>(xs: &[F]) -> usize {
-    let mut best = 0;
-    for (i, x) in xs.iter().enumerate() {
-        if *x > xs[best] {
-            best = i;
-        }
-    }
-    best
 }

@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::philox::{Stream, unit};
+use crate::simd::{Set, vectorised};
 
 #[derive(Clone, Debug)]
 pub struct Dropout {
@@ -34,16 +35,46 @@ impl Rule for Dropout {
         let stream = Stream::new(io.key.seed, io.path);
         let keep = F::ONE / F::of(1.0 - self.p as f64);
         let step = [io.key.step as u32, (io.key.step >> 32) as u32];
-        let samples = io.types[0].shape[0];
-        let width = (y.len() / samples.max(1)).max(1);
-        for (sample, (y, x)) in y.chunks_exact_mut(width).zip(io.x[0].chunks_exact(width)).enumerate() {
-            let slot = io.key.slots[sample] as u32;
-            for (i, (y, x)) in (0u32..).zip(y.chunks_mut(4).zip(x.chunks(4))) {
-                let words = stream.words([i, slot, step[0], step[1]]);
-                for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
-                    *y = if unit(word) < self.p { F::ZERO } else { *x * keep };
-                }
+        let width = (y.len() / io.types[0].shape[0].max(1)).max(1);
+        let (x, slots, set) = (io.x[0], io.key.slots, Set::best());
+        io.work.team.chunks(y, each::CHUNK, |_, i, y| {
+            let mut at = i * each::CHUNK;
+            let end = at + y.len();
+            let mut rest = y;
+            while at < end {
+                let (sample, element) = (at / width, at % width);
+                let (y, behind) = rest.split_at_mut((width - element).min(end - at));
+                let counter = [0, slots[sample] as u32, step[0], step[1]];
+                drop(set, Mask { stream, counter, p: self.p, element }, keep, &x[at..][..y.len()], y);
+                at += y.len();
+                rest = behind;
             }
+        });
+    }
+}
+
+/// The random numbers of one sample from `element` on: word i of the counters that begin at `counter`.
+#[derive(Clone, Copy)]
+struct Mask {
+    stream: Stream,
+    counter: [u32; 4],
+    p: f32,
+    element: usize,
+}
+
+vectorised! {
+    fn drop[F: Real](mask: Mask, keep: F, x: &[F], y: &mut [F]) {
+        let mut at = 0;
+        while at < y.len() {
+            // Words come in blocks of 64, of which a chunk or a sample may begin in the middle.
+            let (block, skip) = ((mask.element + at) / 64, (mask.element + at) % 64);
+            let [_, slot, low, high] = mask.counter;
+            let words = mask.stream.sixteen([16 * block as u32, slot, low, high]);
+            let words = &words[skip..];
+            for ((y, x), word) in y[at..].iter_mut().zip(&x[at..]).zip(words) {
+                *y = if unit(*word) < mask.p { F::ZERO } else { *x * keep };
+            }
+            at += words.len();
         }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Among equals the first in row-major order wins, for the value and for the gradient; a NaN wins always.
 
+use super::windows::{LINE, Windows};
 use super::*;
+use crate::simd::{Set, vectorised};
 
 #[derive(Clone, Copy, Debug)]
 pub struct MaxPool {
@@ -23,34 +25,6 @@ impl MaxPool {
         }
         Ok(shape)
     }
-
-    /// Calls `visit(output element, window's first input element)` for all windows, in order.
-    pub(super) fn windows(self, x: &Type, mut visit: impl FnMut(usize, usize)) {
-        let out = self.out(x).expect("checked when the graph was built");
-        let (h, w) = (x.shape[2], x.shape[3]);
-        let mut at = 0;
-        for plane in 0..x.shape[0] * x.shape[1] {
-            for oy in 0..out[2] {
-                for ox in 0..out[3] {
-                    visit(at, (plane * h + oy * self.stride) * w + ox * self.stride);
-                    at += 1;
-                }
-            }
-        }
-    }
-
-    fn winner<F: Real>(self, x: &[F], first: usize, w: usize) -> usize {
-        let mut best = first;
-        for y in 0..self.kernel {
-            for at in first + y * w..first + y * w + self.kernel {
-                let is_nan = x[at].partial_cmp(&x[at]).is_none();
-                if x[at] > x[best] || is_nan {
-                    best = at;
-                }
-            }
-        }
-        best
-    }
 }
 
 impl Rule for MaxPool {
@@ -67,9 +41,39 @@ impl Rule for MaxPool {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
-        let (x, w) = (io.x[0], io.types[0].shape[3]);
-        self.windows(&io.types[0], |out, first| y[out] = x[self.winner(x, first, w)]);
+        let (x, windows, set) = (io.x[0], Windows::new(*self, &io.types[0]), Set::best());
+        let planes = windows.planes_of_task();
+        io.work.team.chunks(y, planes * windows.out_len(), |_, i, y| {
+            largest(set, windows, &x[i * planes * windows.image_len()..], y);
+        });
     }
+}
+
+vectorised! {
+    fn largest[F: Real](windows: Windows, x: &[F], y: &mut [F]) {
+        let mut candidates = [F::ZERO; LINE];
+        let planes = y.chunks_exact_mut(windows.out_len()).zip(x.chunks_exact(windows.image_len()));
+        for (y, x) in planes {
+            for (out, first, len) in windows.lines() {
+                let (best, candidates) = (&mut y[out..][..len], &mut candidates[..len]);
+                windows.gather(&x[first..], best);
+                for offset in windows.offsets().skip(1) {
+                    windows.gather(&x[first + offset..], candidates);
+                    for (best, x) in best.iter_mut().zip(&*candidates) {
+                        *best = if wins(*x, *best) { *x } else { *best };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether x takes the place of the best before it.
+#[inline(always)]
+fn wins<F: Real>(x: F, best: F) -> bool {
+    #[allow(clippy::eq_op, reason = "only a NaN differs from itself")]
+    let is_nan = x != x;
+    (x > best) | is_nan
 }
 
 /// The winner of each window gets its gradient. Inputs: x, dy.
@@ -86,8 +90,39 @@ impl Rule for MaxPoolGrad {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dx, ..] = io.y;
-        let (x, dy, w) = (io.x[0], io.x[1], io.types[0].shape[3]);
-        dx.fill(F::ZERO);
-        self.0.windows(&io.types[0], |out, first| dx[self.0.winner(x, first, w)] += dy[out]);
+        let [x, dy, ..] = io.x;
+        let (windows, set) = (Windows::new(self.0, &io.types[0]), Set::best());
+        let planes = windows.planes_of_task();
+        let task = planes * windows.image_len();
+        io.work.team.chunks(dx, task, |_, i, dx| {
+            let x = &x[i * task..][..dx.len()];
+            to_winners(set, windows, x, &dy[i * planes * windows.out_len()..], dx);
+        });
+    }
+}
+
+vectorised! {
+    fn to_winners[F: Real](windows: Windows, x: &[F], dy: &[F], dx: &mut [F]) {
+        let (mut best, mut candidates, mut winners) = ([F::ZERO; LINE], [F::ZERO; LINE], [0u32; LINE]);
+        let inputs = x.chunks_exact(windows.image_len()).zip(dy.chunks_exact(windows.out_len()));
+        for (dx, (x, dy)) in dx.chunks_exact_mut(windows.image_len()).zip(inputs) {
+            dx.fill(F::ZERO);
+            for (out, first, len) in windows.lines() {
+                let (best, winners, candidates) = (&mut best[..len], &mut winners[..len], &mut candidates[..len]);
+                windows.gather(&x[first..], best);
+                winners.fill(0);
+                for offset in windows.offsets().skip(1) {
+                    windows.gather(&x[first + offset..], candidates);
+                    for ((best, winner), x) in best.iter_mut().zip(winners.iter_mut()).zip(&*candidates) {
+                        let wins = wins(*x, *best);
+                        *best = if wins { *x } else { *best };
+                        *winner = if wins { offset as u32 } else { *winner };
+                    }
+                }
+                for (i, (winner, dy)) in winners.iter().zip(&dy[out..]).enumerate() {
+                    dx[first + i * windows.stride + *winner as usize] += *dy;
+                }
+            }
+        }
     }
 }

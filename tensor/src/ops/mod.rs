@@ -11,6 +11,7 @@ mod conv2d;
 mod copy;
 mod cross_entropy;
 mod dropout;
+mod each;
 mod embedding;
 mod gelu;
 mod layer_norm;
@@ -23,6 +24,7 @@ mod reshape;
 mod scale;
 mod seed;
 mod sum_leading;
+mod windows;
 
 pub use add::Add;
 pub use avg_pool::{AvgPool, AvgPoolGrad};
@@ -92,6 +94,8 @@ pub struct Key<'a> {
     /// Gradient of each valid loss.
     pub scale: f32,
     pub label_smoothing: f32,
+    /// How many shards (a power of two) lie one behind the other in the batch, each with as many rows.
+    pub shards: usize,
     /// Slot of each sample in the global batch.
     pub slots: &'a [u64],
 }
@@ -221,3 +225,6 @@ fn expect_axes(x: &[&Type], index: usize, name: &str, axes: &str) -> Result<(), 
         false => Err(format!("{name} is {}, but needs {wanted} axes: ({axes})", x[index])),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,8 +22,6 @@ impl Rule for Mul {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
-        for ((y, a), b) in y.iter_mut().zip(io.x[0]).zip(io.x[1]) {
-            *y = *a * *b;
-        }
+        each::map2(&io.work.team, y, (io.x[0], io.x[1]), |a, b| a * b);
     }
 }

@@ -19,9 +19,7 @@ impl Rule for Relu {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
-        for (y, x) in y.iter_mut().zip(io.x[0]) {
-            *y = if *x <= F::ZERO { F::ZERO } else { *x };
-        }
+        each::map(&io.work.team, y, io.x[0], |x| if x <= F::ZERO { F::ZERO } else { x });
     }
 }
 
@@ -39,8 +37,6 @@ impl Rule for ReluGrad {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dx, ..] = io.y;
-        for ((dx, y), dy) in dx.iter_mut().zip(io.x[0]).zip(io.x[1]) {
-            *dx = if *y <= F::ZERO { F::ZERO } else { *dy };
-        }
+        each::map2(&io.work.team, dx, (io.x[0], io.x[1]), |y, dy| if y <= F::ZERO { F::ZERO } else { dy });
     }
 }

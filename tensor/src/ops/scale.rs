@@ -22,8 +22,6 @@ impl Rule for Scale {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
         let factor = F::of(self.factor);
-        for (y, x) in y.iter_mut().zip(io.x[0]) {
-            *y = factor * *x;
-        }
+        each::map(&io.work.team, y, io.x[0], |x| factor * x);
     }
 }

@@ -1,6 +1,7 @@
 //! Schedules and edge cases; the formulas are checked against PyTorch in `tests/golden.rs`.
 
 use super::*;
+use crate::gemm::{FORCED, Isa};
 
 #[test]
 fn rates_rise_linearly_and_then_follow_their_schedule() {
@@ -42,4 +43,98 @@ fn a_step_without_a_valid_sample_moves_nothing_under_plain_sgd() {
     };
     assert_eq!(apply(&sgd, update).grad_norm, 0.0);
     assert_eq!(state, [1.5]);
+}
+
+/// The formulas one after the other, each over the whole vector: `apply_on` before its passes were joined.
+fn step_by_step(optimizer: &Optimizer, update: Update<'_>) -> f64 {
+    let Update { layout, reduced: g, state: p, moments, step, lr, correction, clip_norm } = update;
+    g.iter_mut().for_each(|g| *g *= correction);
+    let lanes = |block: &[f32]| {
+        let mut lanes = [0.0f64; 16];
+        block.iter().enumerate().for_each(|(i, g)| lanes[i % 16] += *g as f64 * *g as f64);
+        sum(&lanes, |x| x)
+    };
+    let norm = libm::sqrt(g.chunks(BLOCK_FLOATS).map(lanes).fold(0.0, |a, b| a + b));
+    let clip = clip_norm.expect("the test clips") / (norm + 1e-6);
+    if clip < 1.0 {
+        g.iter_mut().for_each(|g| *g *= clip as f32);
+    }
+    let rates = Rates::new(optimizer, step, lr);
+    for info in layout.params.iter().filter(|p| p.trainable) {
+        let (coupled, shrink) = if info.decay { (rates.coupled, rates.shrink) } else { (0.0, 1.0) };
+        for i in info.offset..info.offset + info.len {
+            let g = g[i] + coupled * p[i];
+            match (optimizer, &mut *moments) {
+                (Optimizer::Sgd { .. }, []) => p[i] -= rates.lr * g,
+                (Optimizer::Sgd { nesterov, .. }, [m]) => {
+                    m[i] = rates.beta[0] * m[i] + g;
+                    p[i] -= rates.lr * if *nesterov { g + rates.beta[0] * m[i] } else { m[i] };
+                }
+                (_, [m, v]) => {
+                    m[i] += rates.rest[0] * (g - m[i]);
+                    v[i] = rates.beta[1] * v[i] + rates.rest[1] * g * g;
+                    p[i] = p[i] * shrink - rates.size * (m[i] / (v[i].sqrt() / rates.root + rates.eps));
+                }
+                _ => unreachable!("as many moments as the optimizer has"),
+            }
+        }
+    }
+    norm
+}
+
+#[test]
+fn joined_passes_have_the_bits_of_the_formulas_on_every_team_and_set() {
+    let mut params = Vec::new();
+    let mut offset = 0;
+    // Around the edges of chunks and blocks; the fourth is not trained, though its gradient is in the norm.
+    for (i, len) in [3, BLOCK_FLOATS - 3, 1, 100, 2 * CHUNK + 7, 7, 5 * BLOCK_FLOATS].into_iter().enumerate() {
+        let (name, shape) = (format!("p{i}"), vec![len]);
+        params.push(crate::ParamInfo { name, shape, offset, len, decay: i % 2 == 0, trainable: i != 3 });
+        offset += len;
+    }
+    let layout = StateLayout { params, ..StateLayout::default() };
+    let number = |i: usize, by: usize| ((i * by) % 1009) as f32 * 3e-3 - 1.5;
+    let vector = |by: usize| (0..offset).map(|i| number(i, by)).collect::<Vec<f32>>();
+    let sgd = |momentum, nesterov| Optimizer::Sgd { momentum, nesterov, weight_decay: 0.01 };
+    let (beta1, beta2, eps, weight_decay) = (0.9, 0.95, 1e-8, 0.1);
+    for optimizer in [
+        sgd(0.0, false),
+        sgd(0.9, false),
+        sgd(0.9, true),
+        Optimizer::Adam { beta1, beta2, eps, weight_decay },
+        Optimizer::AdamW { beta1, beta2, eps, weight_decay },
+    ] {
+        let run = |clip_norm: f64, update: &dyn Fn(&Optimizer, Update<'_>) -> f64| {
+            let (mut reduced, mut state) = (vector(7), vector(11));
+            let mut moments: Vec<Vec<f32>> = (0..moments_of(&optimizer)).map(|_| vector(13)).collect();
+            moments.iter_mut().flatten().for_each(|m| *m = m.abs());
+            let (reduced, state_now, moments_now) = (&mut reduced[..], &mut state[..], &mut moments[..]);
+            let norm = update(
+                &optimizer,
+                Update {
+                    layout: &layout,
+                    reduced,
+                    state: state_now,
+                    moments: moments_now,
+                    step: 3,
+                    lr: 0.01,
+                    correction: 1.25,
+                    clip_norm: Some(clip_norm),
+                },
+            );
+            let floats = moments.into_iter().flatten().chain(state);
+            (norm.to_bits(), floats.map(f32::to_bits).collect::<Vec<_>>())
+        };
+        for clip_norm in [1.0, 1e9] {
+            let wanted = run(clip_norm, &step_by_step);
+            for isa in Isa::here() {
+                FORCED.set(Some(isa));
+                for team in [1, 2, 3].map(Team::new) {
+                    let got = run(clip_norm, &|optimizer, update| apply_on(&team, optimizer, update).grad_norm);
+                    assert!(got == wanted, "{optimizer:?} clipped to {clip_norm}: {isa:?}, {team:?}");
+                }
+            }
+            FORCED.set(None);
+        }
+    }
 }

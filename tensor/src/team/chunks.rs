@@ -76,6 +76,33 @@ impl Team {
         // SAFETY: `run` runs each task once.
         self.run(y.count(), &|thread, i| unsafe { work(thread, i, y.get(i), z.get(i)) });
     }
+
+    /// `chunks2` with a room for each thread: `work(room, i, chunk, chunk)`.
+    pub fn chunks2_in<R: Send, T: Send, U: Send>(
+        &self,
+        rooms: &mut [R],
+        (y, y_chunk): (&mut [T], usize),
+        (z, z_chunk): (&mut [U], usize),
+        work: impl Fn(&mut R, usize, &mut [T], &mut [U]) + Sync,
+    ) {
+        let (y, z) = (Chunks::new(y, y_chunk), Chunks::new(z, z_chunk));
+        assert_eq!(y.count(), z.count(), "outputs that are cut together have as many chunks");
+        // SAFETY: `run` runs each task once.
+        self.run_in(rooms, y.count(), |room, i| unsafe { work(room, i, y.get(i), z.get(i)) });
+    }
+
+    /// `chunks` over three outputs, which have as many chunks: `work(i, chunk, chunk, chunk)`.
+    pub fn chunks3<T: Send>(
+        &self,
+        outputs: [(&mut [T], usize); 3],
+        work: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Sync,
+    ) {
+        let [y, z, w] = outputs.map(|(slice, chunk)| Chunks::new(slice, chunk));
+        let counts = [&y, &z, &w].map(|chunks| chunks.count());
+        assert_eq!(counts, [counts[0]; 3], "outputs that are cut together have as many chunks");
+        // SAFETY: `run` runs each task once.
+        self.run(counts[0], &|_, i| unsafe { work(i, y.get(i), z.get(i), w.get(i)) });
+    }
 }
 
 #[cfg(test)]
@@ -110,5 +137,21 @@ mod tests {
             sums.fill(rows.iter().sum::<u64>() + i as u64);
         });
         assert_eq!(sums, [8, 8, 9, 9, 10, 10, 11, 11, 12, 12]);
+        let mut rooms = [(); 2];
+        team.chunks2_in(&mut rooms, (&mut rows, 8), (&mut sums, 2), |(), i, rows, sums| {
+            sums.fill(rows.iter().sum::<u64>() * 10 + i as u64);
+        });
+        assert_eq!(sums, [80, 80, 81, 81, 82, 82, 83, 83, 84, 84]);
+    }
+
+    #[test]
+    fn three_outputs_are_cut_in_step() {
+        let team = Team::new(2);
+        let (mut a, mut b, mut c) = (vec![1u64; 41], vec![0u64; 11], vec![0u64; 6]);
+        team.chunks3([(&mut a, 8), (&mut b, 2), (&mut c, 1)], |i, a, b, c| {
+            c.fill(a.iter().sum::<u64>());
+            b.fill(i as u64);
+        });
+        assert_eq!((b, c), (vec![0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5], vec![8, 8, 8, 8, 8, 1]));
     }
 }

@@ -1,0 +1,32 @@
+//! The tile of `tile` for any machine, a row of 16 columns: the multiply-add is fused everywhere, in (slow) software
+//! where the compiler may not assume the instruction.
+
+use super::{LANES, Product};
+use crate::gemm::Start;
+
+pub(super) fn run(product: Product<'_, f32>, c: &mut [f32], c_stride: usize) {
+    let Product { rows, k, a, b, b_stride, start, .. } = product;
+    for row in 0..rows {
+        let c = &mut c[row * c_stride..][..LANES];
+        let mut sums = [0.0f32; LANES];
+        if start == Start::Go {
+            sums.copy_from_slice(c);
+        }
+        for p in 0..k {
+            let x = a.data[row * a.row + p * a.col];
+            for (sum, b) in sums.iter_mut().zip(&b[p * b_stride..][..LANES]) {
+                *sum = fused(x, *b, *sum);
+            }
+        }
+        c.copy_from_slice(&sums);
+    }
+}
+
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    match cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        true => a.mul_add(b, c),
+        // `mul_add` would call the platform's libm here.
+        false => libm::fmaf(a, b, c),
+    }
+}
