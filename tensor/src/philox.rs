@@ -27,12 +27,12 @@ impl Stream {
         philox(counter, self.0)
     }
 
-    /// The words of sixteen counters that follow one another in their first word, in order: sixteen at once, where
-    /// the caller is compiled for vectors.
+    /// The words of [`COUNTERS`] counters that follow one another in their first word, in order: as many at once as
+    /// vectors hold, where the caller is compiled for them.
     #[inline(always)]
-    pub fn sixteen(self, counter: [u32; 4]) -> [u32; 64] {
+    pub fn block(self, counter: [u32; 4]) -> [u32; 4 * COUNTERS] {
         // Two counters share a u64, as processors multiply: 32 bits by 32 in places of 64.
-        let [mut w0, mut w1, mut w2, mut w3] = counter.map(|word| [both(word); 8]);
+        let [mut w0, mut w1, mut w2, mut w3] = counter.map(|word| [both(word); COUNTERS / 2]);
         for (i, pair) in (0..).zip(&mut w0) {
             let [even, odd] = [2 * i, 2 * i + 1].map(|i: u32| counter[0].wrapping_add(i) as u64);
             *pair = odd << 32 | even;
@@ -40,13 +40,13 @@ impl Stream {
         let mut key = self.0;
         for _ in 0..10 {
             let [k0, k1] = key.map(both);
-            for i in 0..8 {
+            for i in 0..COUNTERS / 2 {
                 let ((high0, low0), (high2, low2)) = (products(w0[i], MUL[0]), products(w2[i], MUL[1]));
                 (w0[i], w1[i], w2[i], w3[i]) = (high2 ^ w1[i] ^ k0, low2, high0 ^ w3[i] ^ k1, low0);
             }
             key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
         }
-        let mut words = [0; 64];
+        let mut words = [0; 4 * COUNTERS];
         for (i, eight) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let pairs = [w0[i], w1[i], w2[i], w3[i]];
             *eight = std::array::from_fn(|at| (pairs[at % 4] >> (32 * (at / 4))) as u32);
@@ -54,6 +54,9 @@ impl Stream {
         words
     }
 }
+
+/// Counters of [`Stream::block`]: with 16, compilers unroll the loop over them and make less of it.
+pub const COUNTERS: usize = 32;
 
 #[inline(always)]
 fn both(word: u32) -> u64 {
@@ -117,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_counters_at_once_give_the_words_of_each() {
+    fn a_block_of_counters_gives_the_words_of_each() {
         let stream = Stream::new(3, "a");
         for first in [0, 7, u32::MAX - 3] {
-            let each = (0..16).flat_map(|i| stream.words([first.wrapping_add(i), 5, 6, 7]));
-            assert!(stream.sixteen([first, 5, 6, 7]).into_iter().eq(each));
+            let each = (0..COUNTERS as u32).flat_map(|i| stream.words([first.wrapping_add(i), 5, 6, 7]));
+            assert!(stream.block([first, 5, 6, 7]).into_iter().eq(each));
         }
     }
 

@@ -4,7 +4,7 @@
 //! sample), so it is the same on every worker, is drawn again by the gradient and is never stored.
 
 use super::*;
-use crate::philox::{Stream, unit};
+use crate::philox::{COUNTERS, Stream, unit};
 use crate::simd::{Set, vectorised};
 
 #[derive(Clone, Debug)]
@@ -62,14 +62,16 @@ struct Mask {
     element: usize,
 }
 
+const WORDS: usize = 4 * COUNTERS;
+
 vectorised! {
     fn drop[F: Real](mask: Mask, keep: F, x: &[F], y: &mut [F]) {
         let mut at = 0;
         while at < y.len() {
-            // Words come in blocks of 64, of which a chunk or a sample may begin in the middle.
-            let (block, skip) = ((mask.element + at) / 64, (mask.element + at) % 64);
+            // Words come in blocks, of which a chunk or a sample may begin in the middle.
+            let (block, skip) = ((mask.element + at) / WORDS, (mask.element + at) % WORDS);
             let [_, slot, low, high] = mask.counter;
-            let words = mask.stream.sixteen([16 * block as u32, slot, low, high]);
+            let words = mask.stream.block([(COUNTERS * block) as u32, slot, low, high]);
             let words = &words[skip..];
             for ((y, x), word) in y[at..].iter_mut().zip(&x[at..]).zip(words) {
                 *y = if unit(*word) < mask.p { F::ZERO } else { *x * keep };

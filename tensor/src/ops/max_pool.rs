@@ -54,6 +54,15 @@ vectorised! {
         let mut candidates = [F::ZERO; LINE];
         let planes = y.chunks_exact_mut(windows.out_len()).zip(x.chunks_exact(windows.image_len()));
         for (y, x) in planes {
+            if windows.are_squares_of_two() {
+                let pairs = x.chunks_exact(2 * windows.image.1).zip(y.chunks_exact_mut(windows.out.1));
+                for (lines, y) in pairs {
+                    let (above, below) = lines.split_at(windows.image.1);
+                    let squares = above.as_chunks::<2>().0.iter().zip(below.as_chunks::<2>().0);
+                    y.iter_mut().zip(squares).for_each(|(y, (above, below))| *y = winner_of_four(above, below).0);
+                }
+                continue;
+            }
             for (out, first, len) in windows.lines() {
                 let (best, candidates) = (&mut y[out..][..len], &mut candidates[..len]);
                 windows.gather(&x[first..], best);
@@ -66,6 +75,17 @@ vectorised! {
             }
         }
     }
+}
+
+/// The largest of a square of two and its number, in row-major order.
+#[inline(always)]
+fn winner_of_four<F: Real>(above: &[F; 2], below: &[F; 2]) -> (F, u32) {
+    let mut best = (above[0], 0);
+    for (i, x) in [(1, above[1]), (2, below[0]), (3, below[1])] {
+        let wins = wins(x, best.0);
+        best = (if wins { x } else { best.0 }, if wins { i } else { best.1 });
+    }
+    best
 }
 
 /// Whether x takes the place of the best before it.
@@ -107,6 +127,22 @@ vectorised! {
         let inputs = x.chunks_exact(windows.image_len()).zip(dy.chunks_exact(windows.out_len()));
         for (dx, (x, dy)) in dx.chunks_exact_mut(windows.image_len()).zip(inputs) {
             dx.fill(F::ZERO);
+            if windows.are_squares_of_two() {
+                let lines = dx.chunks_exact_mut(2 * windows.image.1).zip(x.chunks_exact(2 * windows.image.1));
+                for ((dx, x), dy) in lines.zip(dy.chunks_exact(windows.out.1)) {
+                    let (above, below) = x.split_at(windows.image.1);
+                    // A line at a time: with two to write to, compilers do not see that they lie apart.
+                    for (first, dx) in [0, 2].into_iter().zip(dx.chunks_exact_mut(windows.image.1)) {
+                        let squares = above.as_chunks::<2>().0.iter().zip(below.as_chunks::<2>().0);
+                        for ((dx, square), dy) in dx.as_chunks_mut::<2>().0.iter_mut().zip(squares).zip(dy) {
+                            let winner = winner_of_four(square.0, square.1).1;
+                            dx[0] = if winner == first { F::ZERO + *dy } else { F::ZERO };
+                            dx[1] = if winner == first + 1 { F::ZERO + *dy } else { F::ZERO };
+                        }
+                    }
+                }
+                continue;
+            }
             for (out, first, len) in windows.lines() {
                 let (best, winners, candidates) = (&mut best[..len], &mut winners[..len], &mut candidates[..len]);
                 windows.gather(&x[first..], best);

@@ -36,6 +36,11 @@ impl Windows {
         each::rows_of_task(self.image_len())
     }
 
+    /// The usual case, which is worth loops of its own: two by two, side by side.
+    pub(super) fn are_squares_of_two(self) -> bool {
+        (self.kernel, self.stride) == (2, 2)
+    }
+
     /// The lines of a plane in order: the first output of each, its window's first element, and how many there are.
     #[inline(always)]
     pub(super) fn lines(self) -> impl Iterator<Item = (usize, usize, usize)> {
