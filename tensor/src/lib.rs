@@ -24,6 +24,7 @@ mod probe;
 pub mod real;
 pub mod team;
 mod tensor;
+mod units;
 
 pub use graph::ShapeError;
 pub use init::{Init, init_from_safetensors};

@@ -130,7 +130,7 @@ impl Rule for CausalAttentionGrad {
         let [dqkv, ..] = io.y;
         let [qkv, probs, dy, ..] = io.x;
         let (s, row) = (self.0.sizes(&io.types[0]), 3 * self.0.sizes(&io.types[0]).channels);
-        let Room { pack, columns } = &mut io.work.rooms[0];
+        let Room { pack, columns, .. } = &mut io.work.rooms[0];
         let part = |at, which| Mat::rows(&qkv[s.part(at, which)..], row);
         for (at, probs) in s.each().zip(probs.chunks_exact(s.square().max(1))) {
             let dy = Mat::rows(&dy[s.output(at)..], s.channels);

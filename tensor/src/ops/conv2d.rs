@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::gemm::{Mat, Start};
+use crate::leaves::tree_sum;
 use crate::real::sum;
 
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +145,7 @@ impl Rule for Conv2d {
         let [y, ..] = io.y;
         let s = self.sizes(&io.types[0].shape, &io.types[1].shape).expect("checked when the graph was built");
         let (outer, n) = (io.types[1].shape[0], s.out());
-        let Room { pack, columns } = &mut io.work.rooms[0];
+        let Room { pack, columns, .. } = &mut io.work.rooms[0];
         for (y, image) in y.chunks_exact_mut((outer * n).max(1)).zip(io.x[0].chunks_exact(s.image().max(1))) {
             let b = Mat::rows(s.unfold(image, columns), n);
             let a = Mat::rows(io.x[1], s.patch());
@@ -176,7 +177,7 @@ impl Rule for Conv2dGradInput {
         let [dx, ..] = io.y;
         let s = self.conv.sizes(&self.image, &io.types[0].shape).expect("checked when the graph was built");
         let (outer, n) = (io.types[0].shape[0], s.out());
-        let Room { pack, columns } = &mut io.work.rooms[0];
+        let Room { pack, columns, .. } = &mut io.work.rooms[0];
         for (dx, dy) in dx.chunks_exact_mut(s.image().max(1)).zip(io.x[1].chunks_exact((outer * n).max(1))) {
             let columns = take(columns, s.patch() * n);
             let a = Mat::rows(io.x[0], s.patch()).transposed();
@@ -206,13 +207,17 @@ impl Rule for Conv2dGradWeight {
         let [dw, ..] = io.y;
         let s = self.conv.sizes(&io.types[0].shape, &self.weight).expect("checked when the graph was built");
         let (outer, n) = (self.weight[0], s.out());
-        let Room { pack, columns } = &mut io.work.rooms[0];
-        dw.fill(F::ZERO);
-        for (image, dy) in io.x[0].chunks_exact(s.image().max(1)).zip(io.x[1].chunks_exact((outer * n).max(1))) {
-            let b = Mat::rows(s.unfold(image, columns), n).transposed();
-            let a = Mat::rows(dy, n);
-            F::gemm(Gemm { m: outer, n: s.patch(), k: n, a, b, start: Start::Go }, dw, s.patch(), pack);
-        }
+        let Room { pack, columns, sums } = &mut io.work.rooms[0];
+        let (shards, samples) = (io.key.shards, io.types[0].shape[0] / io.key.shards);
+        let (image, dy_len) = (s.image(), outer * n);
+        tree_sum(shards, dw, sums, |shard, dw| {
+            dw.fill(F::ZERO);
+            for sample in shard * samples..(shard + 1) * samples {
+                let b = Mat::rows(s.unfold(&io.x[0][sample * image..][..image], columns), n).transposed();
+                let a = Mat::rows(&io.x[1][sample * dy_len..][..dy_len], n);
+                F::gemm(Gemm { m: outer, n: s.patch(), k: n, a, b, start: Start::Go }, dw, s.patch(), pack);
+            }
+        });
     }
 }
 
@@ -231,11 +236,14 @@ impl Rule for Conv2dGradBias {
         let [db, ..] = io.y;
         let shape = &io.types[0].shape;
         let plane = (shape[2] * shape[3]).max(1);
-        db.fill(F::ZERO);
-        for sample in io.x[0].chunks_exact((shape[1] * plane).max(1)) {
-            for (db, plane) in db.iter_mut().zip(sample.chunks_exact(plane)) {
-                *db += sum(plane, |x| x);
+        let (shards, leaf) = (io.key.shards, io.x[0].len() / io.key.shards);
+        tree_sum(shards, db, &mut io.work.rooms[0].sums, |shard, db| {
+            db.fill(F::ZERO);
+            for sample in io.x[0][shard * leaf..][..leaf].chunks_exact((shape[1] * plane).max(1)) {
+                for (db, plane) in db.iter_mut().zip(sample.chunks_exact(plane)) {
+                    *db += sum(plane, |x| x);
+                }
             }
-        }
+        });
     }
 }

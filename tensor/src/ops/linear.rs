@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gemm::{Mat, Start};
+use crate::leaves::tree_sum;
 
 #[derive(Clone, Debug)]
 pub struct Linear;
@@ -38,8 +39,7 @@ impl Rule for Linear {
         let x = flat(graph, x, vec![rows, inner])?;
         let dx = graph.apply1(Op::MatMul(MatMul::default()), &node.path, &[dy, w])?;
         let dx = flat(graph, dx, whole)?;
-        let transposed = MatMul { a_transposed: true, b_transposed: false };
-        let dw = graph.apply1(Op::MatMul(transposed), &node.path, &[dy, x])?;
+        let dw = graph.apply1(Op::LinearGradWeight(LinearGradWeight), &node.path, &[dy, x])?;
         let mut grads = vec![Some(dx), Some(dw)];
         if node.inputs.len() == 3 {
             grads.push(Some(graph.apply1(Op::SumLeading(SumLeading { keep: 1 }), &node.path, &[dy])?));
@@ -59,5 +59,32 @@ impl Rule for Linear {
                 }
             }
         }
+    }
+}
+
+/// dW = dyᵀ x, each element one chain over ascending rows; of several shards, one chain a shard, added along the tree.
+/// dy: (row, out), x: (row, in), dW: (out, in).
+#[derive(Clone, Debug)]
+pub struct LinearGradWeight;
+
+impl Rule for LinearGradWeight {
+    const NAME: &'static str = "linear weight gradient";
+
+    fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
+        expect_axes(x, 0, "the gradient", "row, out")?;
+        expect_axes(x, 1, "the input", "row, in")?;
+        expect(x, 1, "the input", &[x[0].shape[0], x[1].shape[1]])?;
+        Ok(vec![Type::float(&[x[0].shape[1], x[1].shape[1]])])
+    }
+
+    fn run<F: Real>(&self, io: Io<'_, F>) {
+        let [dw, ..] = io.y;
+        let (m, n, k) = (io.types[0].shape[1], io.types[1].shape[1], io.types[0].shape[0] / io.key.shards);
+        let Room { pack, sums, .. } = &mut io.work.rooms[0];
+        tree_sum(io.key.shards, dw, sums, |shard, dw| {
+            let (a, b) = (&io.x[0][shard * k * m..][..k * m], &io.x[1][shard * k * n..][..k * n]);
+            let (a, b) = (Mat::rows(a, m).transposed(), Mat::rows(b, n));
+            F::gemm(Gemm { m, n, k, a, b, start: Start::Zero }, dw, n, pack);
+        });
     }
 }

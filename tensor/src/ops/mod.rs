@@ -23,6 +23,7 @@ mod reshape;
 mod scale;
 mod seed;
 mod sum_leading;
+mod sum_leaves;
 
 pub use add::Add;
 pub use avg_pool::{AvgPool, AvgPoolGrad};
@@ -35,7 +36,7 @@ pub use dropout::Dropout;
 pub use embedding::{Embedding, EmbeddingGrad};
 pub use gelu::{Gelu, GeluGrad};
 pub use layer_norm::{LayerNorm, LayerNormGrad};
-pub use linear::Linear;
+pub use linear::{Linear, LinearGradWeight};
 pub use matmul::MatMul;
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use mul::Mul;
@@ -44,6 +45,7 @@ pub use reshape::Reshape;
 pub use scale::Scale;
 pub use seed::Seed;
 pub use sum_leading::SumLeading;
+pub use sum_leaves::SumLeaves;
 
 use crate::gemm::{Gemm, Pack};
 use crate::graph::{Graph, Node, ShapeError, Type, Value};
@@ -92,6 +94,8 @@ pub struct Key<'a> {
     /// Gradient of each valid loss.
     pub scale: f32,
     pub label_smoothing: f32,
+    /// How many shards (a power of two) lie one behind the other in the batch, each with as many rows.
+    pub shards: usize,
     /// Slot of each sample in the global batch.
     pub slots: &'a [u64],
 }
@@ -109,6 +113,8 @@ pub struct Work<F> {
 pub struct Room<F> {
     pub pack: Pack<F>,
     pub columns: Vec<F>,
+    /// Left siblings of a sum over shards.
+    pub sums: Vec<F>,
 }
 
 impl<F: Real> Work<F> {
@@ -189,6 +195,7 @@ ops!(
     LayerNorm,
     LayerNormGrad,
     Linear,
+    LinearGradWeight,
     MatMul,
     MaxPool,
     MaxPoolGrad,
@@ -199,6 +206,7 @@ ops!(
     Scale,
     Seed,
     SumLeading,
+    SumLeaves,
 );
 
 /// `wanted` shape for input `index` called `name`, or an error that names the axis that differs.

@@ -87,7 +87,7 @@ impl Case {
         }
         let plan = Plan::new(&graph, &Goal { states: &offsets, out: &out, keep: &[] });
         let slots: Vec<u64> = (0..64).collect();
-        let key = Key { seed: 1, step: 2, scale: 1.0, label_smoothing: self.smoothing, slots: &slots };
+        let key = Key { seed: 1, step: 2, scale: 1.0, label_smoothing: self.smoothing, shards: 1, slots: &slots };
         let bound = Bound { state: &values, features: &[], tokens: &[], targets: &self.ints.values, key };
         let mut written = vec![F::ZERO; end];
         // What was in the memory before must not matter: it starts as NaN.
