@@ -15,6 +15,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/gemm/avx512.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/transpose.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/mod.rs", "calls those, where the processor has them"),
+    ("tensor/src/gemm/portable.rs", "writes a tile of a matrix that other threads write tiles of"),
+    ("tensor/src/gemm/shared.rs", "threads write tiles of one matrix, apart from each other"),
     ("tensor/src/team.rs", "lends a caller's task to threads that outlive the call"),
     ("tensor/src/team/chunks.rs", "lends parts of one slice to several threads"),
     ("tensor/src/float_mode.rs", "reads and sets the processor's floating-point mode"),

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::gemm::{Mat, Start};
-use crate::leaves::tree_sum;
 
 #[derive(Clone, Debug)]
 pub struct Linear;
@@ -51,14 +50,9 @@ impl Rule for Linear {
         let [y, ..] = io.y;
         let ((m, k), n) = (io.types[0].rows_cols(), io.types[1].shape[0]);
         let b = Mat::rows(io.x[1], k).transposed();
-        io.work.gemm(Gemm { m, n, k, a: Mat::rows(io.x[0], k), b, start: Start::Zero }, y, n);
-        if io.types.len() == 3 {
-            for row in y.chunks_exact_mut(n.max(1)) {
-                for (y, b) in row.iter_mut().zip(io.x[2]) {
-                    *y += *b;
-                }
-            }
-        }
+        let gemm = Gemm { m, n, k, a: Mat::rows(io.x[0], k), b, start: Start::Zero };
+        let bias = if io.types.len() == 3 { io.x[2] } else { &[] };
+        F::product(TeamGemm { gemm, shards: 1, bias }, y, n, io.work);
     }
 }
 
@@ -79,12 +73,9 @@ impl Rule for LinearGradWeight {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dw, ..] = io.y;
-        let (m, n, k) = (io.types[0].shape[1], io.types[1].shape[1], io.types[0].shape[0] / io.key.shards);
-        let Room { pack, sums, .. } = &mut io.work.rooms[0];
-        tree_sum(io.key.shards, dw, sums, |shard, dw| {
-            let (a, b) = (&io.x[0][shard * k * m..][..k * m], &io.x[1][shard * k * n..][..k * n]);
-            let (a, b) = (Mat::rows(a, m).transposed(), Mat::rows(b, n));
-            F::gemm(Gemm { m, n, k, a, b, start: Start::Zero }, dw, n, pack);
-        });
+        let ((k, m), n) = (io.types[0].rows_cols(), io.types[1].shape[1]);
+        let (a, b) = (Mat::rows(io.x[0], m).transposed(), Mat::rows(io.x[1], n));
+        let gemm = Gemm { m, n, k, a, b, start: Start::Zero };
+        F::product(TeamGemm { gemm, shards: io.key.shards, bias: &[] }, dw, n, io.work);
     }
 }

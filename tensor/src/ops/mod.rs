@@ -47,7 +47,7 @@ pub use seed::Seed;
 pub use sum_leading::SumLeading;
 pub use sum_leaves::SumLeaves;
 
-use crate::gemm::{Gemm, Pack};
+use crate::gemm::{Gemm, Pack, TeamGemm};
 use crate::graph::{Graph, Node, ShapeError, Type, Value};
 use crate::real::Real;
 use crate::team::Team;
@@ -123,8 +123,9 @@ impl<F: Real> Work<F> {
         Work { rooms: (0..team.threads()).map(|_| Room::default()).collect(), team }
     }
 
-    pub fn gemm(&mut self, product: Gemm<'_, F>, c: &mut [F], stride: usize) {
-        F::gemm(product, c, stride, &mut self.rooms[0].pack);
+    /// A product on all threads.
+    pub fn gemm(&mut self, gemm: Gemm<'_, F>, c: &mut [F], stride: usize) {
+        F::product(TeamGemm { gemm, shards: 1, bias: &[] }, c, stride, self);
     }
 }
 
