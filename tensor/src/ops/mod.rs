@@ -115,6 +115,8 @@ pub struct Room<F> {
     pub columns: Vec<F>,
     /// Left siblings of a sum over shards.
     pub sums: Vec<F>,
+    /// Results of tasks that are not neighbours in the output.
+    pub parts: Vec<F>,
 }
 
 impl<F: Real> Work<F> {
