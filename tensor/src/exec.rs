@@ -1,9 +1,11 @@
-//! Runs a plan, one step after the other, on one thread and out of one arena.
+//! Runs a plan, one step after the other, out of one arena; kernels have a team of threads.
 //!
 //! No allocation happens in a step: the arena is made once, kernels' own room only grows. The result
 //! depends on what is bound alone, never on what a scratch was used for before.
 
-use crate::ops::{IO_MAX, Io, Key, Work};
+use crate::graph::{OneByOne, Part};
+use crate::leaves::climb;
+use crate::ops::{IO_MAX, Io, Key, Op, Work};
 use crate::plan::{Place, Plan, Step};
 use crate::real::Real;
 use std::ops::Range;
@@ -23,12 +25,14 @@ pub struct Bound<'a, F> {
 pub struct Scratch<F> {
     pub arena: Vec<F>,
     work: Work<F>,
+    /// Left siblings of the outputs of an op that runs one shard after the other.
+    sums: [Vec<F>; IO_MAX],
 }
 
 impl<F: Real> Scratch<F> {
     /// For runs on `threads`, the caller's among them. Bits do not depend on how many.
     pub fn new(threads: usize) -> Scratch<F> {
-        Scratch { arena: Vec::new(), work: Work::new(threads) }
+        Scratch { arena: Vec::new(), work: Work::new(threads), sums: std::array::from_fn(|_| Vec::new()) }
     }
 }
 
@@ -67,7 +71,46 @@ fn run_step<F: Real>(step: &Step, scratch: &mut Scratch<F>, bound: &Bound<'_, F>
         }
     }
     let (types, out_types) = (&step.types[..], &step.out_types[..]);
-    step.op.run(Io { x, ints, y, types, out_types, key: &bound.key, path: &step.path, work: &mut scratch.work });
+    let (key, path, work) = (&bound.key, &step.path[..], &mut scratch.work);
+    let io = Io { x, ints, y, types, out_types, key, path, work };
+    match &step.one_by_one {
+        None => step.op.run(io),
+        Some(one) => run_one_by_one(&step.op, one, io, &mut scratch.sums),
+    }
+}
+
+/// Runs an op on each shard's part of the values, one after the other, and adds the sums' leaves along the tree.
+fn run_one_by_one<F: Real>(op: &Op, one: &OneByOne, io: Io<'_, F>, sums: &mut [Vec<F>; IO_MAX]) {
+    let Io { x, ints, mut y, key, path, work, .. } = io;
+    let shards = one.shards;
+    let samples = key.slots.len() / shards;
+    for shard in 0..shards {
+        let is_own = |slot: usize| one.x.get(slot) == Some(&true);
+        let x = std::array::from_fn(|i| if is_own(i) { part(x[i], shards, shard) } else { x[i] });
+        let ints = std::array::from_fn(|i| if is_own(i) { part(ints[i], shards, shard) } else { ints[i] });
+        let mut slot = 0;
+        let own = y.each_mut().map(|y| {
+            slot += 1;
+            match one.y.get(slot - 1) {
+                Some(Part::OneBehindTheOther) => {
+                    let len = y.len() / shards;
+                    &mut y[shard * len..][..len]
+                }
+                _ => &mut y[..],
+            }
+        });
+        let key = Key { shards: 1, slots: &key.slots[shard * samples..][..samples], ..*key };
+        let (types, out_types) = (&one.types[..], &one.out_types[..]);
+        op.run(Io { x, ints, y: own, types, out_types, key: &key, path, work });
+        for ((y, _), sums) in y.iter_mut().zip(&one.y).zip(sums.iter_mut()).filter(|((_, y), _)| **y == Part::Sum) {
+            climb(shards, shard, y, sums);
+        }
+    }
+}
+
+fn part<T>(whole: &[T], shards: usize, shard: usize) -> &[T] {
+    let len = whole.len() / shards;
+    &whole[shard * len..][..len]
 }
 
 /// The pieces of a buffer that are not lent for writing, with their starts.

@@ -77,6 +77,28 @@ pub struct Node {
     pub outputs: Vec<Value>,
     /// The module path that made it: names it in errors and keys its random numbers.
     pub path: String,
+    /// In the graph of a unit, where the op is not run on all shards at once.
+    pub one_by_one: Option<OneByOne>,
+}
+
+/// A node of a unit that is run once a shard.
+#[derive(Clone, Debug)]
+pub struct OneByOne {
+    pub shards: usize,
+    /// For each input, whether every shard has its own; they lie one behind the other.
+    pub x: Vec<bool>,
+    pub y: Vec<Part>,
+    /// Of one shard.
+    pub types: Vec<Type>,
+    pub out_types: Vec<Type>,
+}
+
+/// What becomes of the shards' outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    OneBehindTheOther,
+    /// Added along the tree.
+    Sum,
 }
 
 /// A named tensor that outlives the step: a parameter, or a buffer such as a running mean.
@@ -169,11 +191,23 @@ impl Graph {
         let types: Vec<&Type> = inputs.iter().map(|v| self.ty(*v)).collect();
         let outputs = op.infer(&types).map_err(|message| ShapeError { op: op.name(), path: path.into(), message })?;
         outputs.iter().try_for_each(|ty| fits(op.name(), path, ty))?;
+        Ok(self.push_node(op, path, inputs, outputs, None))
+    }
+
+    /// A node whose outputs' types are known.
+    pub(crate) fn push_node(
+        &mut self,
+        op: Op,
+        path: &str,
+        inputs: &[Value],
+        types: Vec<Type>,
+        one_by_one: Option<OneByOne>,
+    ) -> Vec<Value> {
         let node = self.nodes.len();
-        let outputs =
-            (0..).zip(outputs).map(|(output, ty)| self.push(ty, Source::Node { node, output })).collect::<Vec<_>>();
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path: path.into() });
-        Ok(outputs)
+        let outputs: Vec<Value> =
+            (0..).zip(types).map(|(output, ty)| self.push(ty, Source::Node { node, output })).collect();
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path: path.into(), one_by_one });
+        outputs
     }
 
     /// [`Graph::apply`] for ops with one output.
@@ -181,7 +215,7 @@ impl Graph {
         Ok(self.apply(op, path, inputs)?[0])
     }
 
-    fn push(&mut self, ty: Type, source: Source) -> Value {
+    pub(crate) fn push(&mut self, ty: Type, source: Source) -> Value {
         self.values.push((ty, source));
         Value(self.values.len() - 1)
     }

@@ -13,19 +13,25 @@ pub fn tree_sum<F: Real>(shards: usize, out: &mut [F], room: &mut Vec<F>, mut le
     if shards == 1 {
         return leaf(0, out);
     }
-    let len = out.len();
-    let levels = shards.ilog2() as usize;
-    let room = crate::ops::take(room, levels * len);
     for shard in 0..shards {
         leaf(shard, out);
-        // As many levels close as the shard's number ends in ones: its value is their right sibling.
-        let closed = shard.trailing_ones() as usize;
-        for held in room.chunks_exact(len.max(1)).take(closed) {
-            out.iter_mut().zip(held).for_each(|(right, left)| *right = add(*left, *right));
-        }
-        if shard + 1 < shards {
-            room[closed * len..][..len].copy_from_slice(out);
-        }
+        climb(shards, shard, out, room);
+    }
+}
+
+/// Takes leaf number `shard` of `shards` up the tree: where it is a right sibling it is added to the left one, and so
+/// on. `room` holds the left siblings that wait, one a level, and is the same from leaf to leaf. After the last one
+/// the sum is in `out`.
+pub fn climb<F: Real>(shards: usize, shard: usize, out: &mut [F], room: &mut Vec<F>) {
+    let len = out.len();
+    let room = crate::ops::take(room, shards.ilog2() as usize * len);
+    // As many levels close as the shard's number ends in ones: its value is their right sibling.
+    let closed = shard.trailing_ones() as usize;
+    for held in room.chunks_exact(len.max(1)).take(closed) {
+        out.iter_mut().zip(held).for_each(|(right, left)| *right = add(*left, *right));
+    }
+    if shard + 1 < shards {
+        room[closed * len..][..len].copy_from_slice(out);
     }
 }
 
@@ -56,7 +62,7 @@ mod tests {
     fn the_sum_has_the_trees_bits_for_every_subtree() {
         let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xffc1_2345), 1e30, -1e30, 1e-40];
         let value = |shard: usize, i: usize| match (shard * 7 + i) % 11 {
-            k if k < special.len() && i % 3 == 0 => special[k],
+            k if k < special.len() && i.is_multiple_of(3) => special[k],
             k => (shard as f32 + 0.1) * (k as f32 - 4.7) * 1.1f32.powi(i as i32),
         };
         for shards in [1, 2, 4, 8, 16, 64] {

@@ -26,6 +26,7 @@ mod simd;
 pub mod team;
 mod tensor;
 pub mod tile;
+mod units;
 
 pub use graph::ShapeError;
 pub use init::{Init, init_from_safetensors};

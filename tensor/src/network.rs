@@ -1,16 +1,18 @@
-//! A module compiled for one shard's shape: the plans for training and evaluation, and the flat state.
+//! A module compiled for one shard's shape: the plans for units of 1, 2, 4, … shards, and the flat state.
 //!
 //! The state is one vector: parameters from 0 in the reverse of the order in which the forward pass first
 //! used them (the order in which their gradients are finished), then buffers. Who computes which shard, and
 //! how leaves are summed, is the worker's business; what is done with the sum, `optim`'s.
 
 use crate::exec::{Bound, Scratch, run};
+use crate::float_mode::Ieee;
 use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
 use crate::init::Init;
 use crate::nn::{Mode, Module, Running, Scope};
 use crate::ops::{CrossEntropy, Key, Op, Seed};
 use crate::plan::{Goal, Plan};
 use crate::tensor::Tensor;
+use crate::units::{self, Asked};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
 use elastic_spec::layout::Tail;
 use std::any::Any;
@@ -65,7 +67,7 @@ impl StateLayout {
     }
 }
 
-/// What one leaf depends on besides state and batch.
+/// What a sum of leaves depends on besides state and batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeafKey {
     pub seed: u64,
@@ -82,16 +84,28 @@ pub trait Network: Send + Sync {
     /// Parameters and buffers, by name from Philox.
     fn init(&self, seed: u64) -> Vec<f32>;
 
-    /// Writes a shard's leaf (`reduced_floats`): the gradient of the sum of its valid losses times `scale`,
-    /// then its batch-norm moments. The bits depend on the arguments alone.
-    fn leaf(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail;
+    /// Most shards that `sum` and `evaluate` take in one call: a power of two.
+    fn shards_max(&self) -> usize;
 
-    /// Loss and hits with running statistics, without dropout and label smoothing.
-    fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail;
+    /// Writes the sum of the leaves of 1, 2, 4, … shards (`reduced_floats`). A shard's leaf is the gradient of the sum
+    /// of its valid losses times `scale`, then its batch-norm moments; leaves are added along the tree, and so are
+    /// their tails. `batch` holds the shards' samples one behind the other, m of each. The bits depend on the arguments
+    /// alone, and are those of leaves that were made one by one and added afterwards.
+    fn sum(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail;
 
-    /// Memory and threads for `leaf` and `evaluate`, for one call at a time. `threads` counts the caller's.
+    /// Loss and hits with running statistics, without dropout and label smoothing, of each m samples by themselves;
+    /// 1, 2, 4, … times m samples.
+    fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail>;
+
+    /// Memory and threads for `sum` and `evaluate`, for one call at a time. `threads` counts the caller's.
     fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send>;
 }
+
+/// Floats of the largest arena of a unit of several shards: 256 MiB. Larger units gain nothing that shows, since what
+/// calls cost by themselves is spread over enough rows long before.
+const UNIT_FLOATS_MAX: usize = 64 << 20;
+/// Most shards of a unit. A plan takes some tens of microseconds to make and some kilobytes to hold.
+const UNIT_SHARDS_MAX: usize = 1 << 10;
 
 /// Compiles a module for shards of `samples`. The error names the op, its place and the axes.
 pub fn compile(module: &dyn Module, data: &DataShape, samples: usize) -> Result<Box<dyn Network>, String> {
@@ -138,8 +152,9 @@ struct Compiled {
     inits: Vec<(String, Init, Range<usize>)>,
     data: DataShape,
     samples: usize,
-    train: Pass,
-    evaluate: Pass,
+    /// For 1, 2, 4, … shards: made before they are needed, so that nothing is compiled while a fault is mended.
+    train: Vec<Pass>,
+    evaluate: Vec<Pass>,
 }
 
 /// A plan, and where its metrics are found.
@@ -159,46 +174,80 @@ impl Compiled {
         }
         let (layout, offsets) = lay_out(&train);
         let out = leaf_outputs(&mut train, &offsets)?;
-        let pass = |trace: &Trace, out: &[(Value, usize)]| {
-            let goal = Goal { states: &offsets, out, keep: &[trace.loss, trace.correct] };
-            Pass { plan: Plan::new(&trace.graph, &goal), loss: trace.loss, correct: trace.correct }
-        };
         let inits = train.graph.states().iter().zip(&offsets);
-        let inits = inits.map(|(s, at)| (s.name.clone(), s.init, *at..at + s.shape.iter().product::<usize>()));
-        Ok(Compiled {
-            layout,
-            inits: inits.collect(),
-            data: data.clone(),
-            samples,
-            train: pass(&train, &out),
-            evaluate: pass(&evaluate, &[]),
-        })
+        let inits =
+            inits.map(|(s, at)| (s.name.clone(), s.init, *at..at + s.shape.iter().product::<usize>())).collect();
+        let train = passes(&train, &out, &offsets, samples);
+        let evaluate = passes(&evaluate, &[], &offsets, samples);
+        Ok(Compiled { layout, inits, data: data.clone(), samples, train, evaluate })
     }
 
-    fn check(&self, state: &[f32], batch: &Batch) {
+    /// How many shards the batch holds.
+    fn shards(&self, state: &[f32], batch: &Batch) -> usize {
         let (features, tokens, targets) = match self.data {
             DataShape::Features { features, .. } => (features, 0, 1),
             DataShape::Tokens { context, .. } => (0, context, context),
         };
         let sizes = (batch.features.len(), batch.tokens.len(), batch.targets.len(), batch.slots.len());
-        let m = self.samples;
-        assert_eq!(sizes, (m * features, m * tokens, m * targets, m), "a batch has the shape compiled for");
+        let (m, n) = (self.samples, batch.slots.len());
+        assert_eq!(sizes, (n * features, n * tokens, n * targets, n), "a batch has the shape compiled for");
+        let shards = n / m;
+        assert!(shards * m == n && shards.is_power_of_two(), "a batch of {n} samples is no unit of shards of {m}");
         assert_eq!(state.len(), self.layout.floats(), "the state has the layout's length");
+        shards
     }
 
-    fn pass(&self, pass: &Pass, scratch: &mut dyn Any, call: Call<'_>, out: &mut [f32]) -> Tail {
+    /// Runs the batch; one tail a shard.
+    fn pass(&self, passes: &[Pass], scratch: &mut dyn Any, call: Call<'_>, out: &mut [f32]) -> Vec<Tail> {
         let Call { state, batch, key } = call;
-        self.check(state, batch);
+        let shards = self.shards(state, batch);
+        let pass = passes.get(shards.ilog2() as usize);
+        let pass = pass.unwrap_or_else(|| panic!("units have at most {} shards, not {shards}", self.shards_max()));
         let scratch = scratch.downcast_mut::<Scratch<f32>>().expect("the scratch is from `new_scratch`");
         let LeafKey { seed, step, scale, label_smoothing } = key;
-        let key = Key { seed, step, scale, label_smoothing, shards: 1, slots: &batch.slots };
+        let key = Key { seed, step, scale, label_smoothing, shards, slots: &batch.slots };
         let Batch { features, tokens, targets, .. } = batch;
         run(&pass.plan, scratch, &Bound { state, features, tokens, targets, key }, out);
         let kept = |value| pass.plan.kept(&scratch.arena, value);
-        Tail {
-            loss: kept(pass.loss).iter().map(|x| *x as f64).sum(),
-            count: batch.targets.iter().filter(|t| **t != IGNORE).count() as u64,
-            correct: kept(pass.correct).iter().filter(|x| **x != 0.0).count() as u64,
+        let rows = batch.targets.len() / shards;
+        let tail = |shard: usize| {
+            let rows = shard * rows..(shard + 1) * rows;
+            Tail {
+                loss: kept(pass.loss)[rows.clone()].iter().map(|x| *x as f64).sum(),
+                count: batch.targets[rows.clone()].iter().filter(|t| **t != IGNORE).count() as u64,
+                correct: kept(pass.correct)[rows].iter().filter(|x| **x != 0.0).count() as u64,
+            }
+        };
+        (0..shards).map(tail).collect()
+    }
+}
+
+/// The plans for 1, 2, 4, … shards, as far as their memory allows.
+fn passes(trace: &Trace, out: &[(Value, usize)], offsets: &[usize], samples: usize) -> Vec<Pass> {
+    let keep = [trace.loss, trace.correct];
+    let plan = |graph: &Graph, out: &[(Value, usize)], keep: &[Value]| {
+        let plan = Plan::new(graph, &Goal { states: offsets, out, keep });
+        Pass { plan, loss: keep[0], correct: keep[1] }
+    };
+    let mut passes = vec![plan(&trace.graph, out, &keep)];
+    while passes.len() <= UNIT_SHARDS_MAX.ilog2() as usize {
+        let unit = units::unit(&trace.graph, Asked { out, keep: &keep }, samples, 1 << passes.len());
+        let pass = plan(&unit.graph, &unit.out, &unit.keep);
+        if pass.plan.arena > UNIT_FLOATS_MAX {
+            break;
+        }
+        passes.push(pass);
+    }
+    passes
+}
+
+/// The tree's sum of the tails of 2^j shards.
+fn tail_of(tails: &[Tail]) -> Tail {
+    match tails {
+        [one] => *one,
+        _ => {
+            let (left, right) = tails.split_at(tails.len() / 2);
+            tail_of(left).add(tail_of(right))
         }
     }
 }
@@ -223,18 +272,24 @@ impl Network for Compiled {
         state
     }
 
-    fn leaf(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail {
+    fn shards_max(&self) -> usize {
+        1 << (self.train.len().min(self.evaluate.len()) - 1)
+    }
+
+    fn sum(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail {
         assert_eq!(out.len(), self.layout.reduced_floats(), "a leaf has the layout's length");
         let mut end = 0;
-        for range in &self.train.plan.written {
+        for range in &self.train[0].plan.written {
             out[end..range.start].fill(0.0);
             end = range.end;
         }
         out[end..].fill(0.0);
-        self.pass(&self.train, scratch, Call { state, batch, key }, out)
+        let _ieee = Ieee::enter();
+        tail_of(&self.pass(&self.train, scratch, Call { state, batch, key }, out))
     }
 
-    fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail {
+    fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail> {
+        let _ieee = Ieee::enter();
         let key = LeafKey { seed: 0, step: 0, scale: 0.0, label_smoothing: 0.0 };
         self.pass(&self.evaluate, scratch, Call { state, batch, key }, &mut [])
     }
@@ -282,7 +337,7 @@ fn leaf_outputs(trace: &mut Trace, offsets: &[usize]) -> Result<Vec<(Value, usiz
     let params: Vec<_> = (0..trace.graph.values.len()).filter_map(|v| state_of(&trace.graph, v)).collect();
     let wrt: Vec<Value> = params.iter().map(|(v, _)| *v).collect();
     let grads = crate::autograd::backward(&mut trace.graph, trace.loss, seed, &wrt)?;
-    // A parameter that the loss does not depend on keeps the zeros that `leaf` fills in.
+    // A parameter that the loss does not depend on keeps the zeros that `sum` fills in.
     let mut out: Vec<_> = grads.iter().zip(&params).filter_map(|(g, (_, at))| g.map(|g| (g, *at))).collect();
     for running in &trace.running {
         let Some(moments) = running.moments else { continue };

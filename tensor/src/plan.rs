@@ -4,7 +4,7 @@
 //! input's memory. Gradients are written straight into the output vector where nobody else reads them.
 //! `exec` runs the plan; the plan itself never changes.
 
-use crate::graph::{Graph, Source, Type, Value};
+use crate::graph::{Graph, OneByOne, Source, Type, Value};
 use crate::ops::{Copy, IO_MAX, Op};
 use std::ops::Range;
 
@@ -28,6 +28,8 @@ pub struct Step {
     /// Sorted by place: arena ranges, then output ranges, each ascending. With the kernel's own index.
     pub outputs: Vec<(usize, Place)>,
     pub out_types: Vec<Type>,
+    /// Run once a shard, with its part of the places.
+    pub one_by_one: Option<OneByOne>,
 }
 
 #[derive(Clone, Debug)]
@@ -208,6 +210,7 @@ fn step(graph: &Graph, node: usize, place: &impl Fn(Value) -> Place) -> Step {
         types: types(&node.inputs),
         outputs,
         out_types: types(&node.outputs),
+        one_by_one: node.one_by_one.clone(),
     }
 }
 

@@ -49,13 +49,13 @@ fn train(network: &dyn Network, data: &DataShape) -> Vec<f32> {
     let mut moments = vec![vec![0.0; layout.param_floats()]; 2];
     for step in 0..2 {
         let key = LeafKey { seed: 3, step, scale: 0.5, label_smoothing: 0.1 };
-        let tail = network.leaf(&mut *scratch, &state, &batch, key, &mut leaf);
+        let tail = network.sum(&mut *scratch, &state, &batch, key, &mut leaf);
         let (reduced, state, moments) = (&mut leaf[..], &mut state[..], &mut moments[..]);
         let update = Update { layout, reduced, state, moments, step, lr: 0.01, correction: 1.0, clip_norm: Some(0.5) };
         let report = crate::apply(&adam, update);
         moments[0][0] += (tail.loss + report.grad_norm) as f32;
     }
-    let tail = network.evaluate(&mut *scratch, &state, &batch);
+    let tail = network.evaluate(&mut *scratch, &state, &batch)[0];
     state.extend(leaf);
     state.extend_from_slice(&moments[0]);
     state.push(tail.loss as f32);

@@ -3,7 +3,8 @@
 //! Every kernel is written once over [`Real`]. What differs is here: f32 takes the polynomials of `math` and
 //! the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
 
-use crate::gemm::{self, Gemm, Pack};
+use crate::gemm::{self, Gemm, Pack, TeamGemm};
+use crate::ops::Work;
 use crate::tile::{self, Product};
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
@@ -38,6 +39,8 @@ pub trait Real:
     fn tile(product: Product<'_, Self>, c: &mut [Self], stride: usize);
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
     fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
+    /// The same on a team, with a bias and as a sum over shards.
+    fn product(product: TeamGemm<'_, Self>, c: &mut [Self], stride: usize, work: &mut Work<Self>);
 
     fn of_usize(n: usize) -> Self {
         Self::of(n as f64)
@@ -87,6 +90,10 @@ impl Real for f32 {
     fn gemm(product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
         gemm::fast(product, c, stride, pack);
     }
+
+    fn product(product: TeamGemm<'_, f32>, c: &mut [f32], stride: usize, work: &mut Work<f32>) {
+        gemm::shared::multiply(gemm::Isa::best(), product, c, stride, &work.team, &mut work.rooms);
+    }
 }
 
 impl Real for f64 {
@@ -124,6 +131,10 @@ impl Real for f64 {
 
     fn gemm(product: Gemm<'_, f64>, c: &mut [f64], stride: usize, _pack: &mut Pack<f64>) {
         gemm::plain(product, c, stride);
+    }
+
+    fn product(product: TeamGemm<'_, f64>, c: &mut [f64], stride: usize, work: &mut Work<f64>) {
+        gemm::shared::plain(product, c, stride, &mut work.rooms[0].sums);
     }
 }
 

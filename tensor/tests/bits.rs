@@ -110,7 +110,7 @@ fn leaf(
 ) -> (Vec<u32>, Tail) {
     // What was in the output before must not matter.
     let mut out = vec![f32::NAN; network.layout().reduced_floats()];
-    let tail = network.leaf(scratch, state, batch, key, &mut out);
+    let tail = network.sum(scratch, state, batch, key, &mut out);
     (bits(&out), tail)
 }
 

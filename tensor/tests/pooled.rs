@@ -38,7 +38,7 @@ fn running(shards: usize, valid: usize, steps: u64) -> (Vec<f32>, Vec<f32>) {
             };
             let mut leaf = vec![0.0; sum.len()];
             let key = LeafKey { seed: 0, step, scale: 1.0 / 16.0, label_smoothing: 0.0 };
-            network.leaf(&mut *scratch, &state, &batch, key, &mut leaf);
+            network.sum(&mut *scratch, &state, &batch, key, &mut leaf);
             sum.iter_mut().zip(leaf).for_each(|(sum, x)| *sum += x);
         }
         let (reduced, state) = (&mut sum[..], &mut state[..]);

@@ -167,7 +167,7 @@ fn batch(data: &DataShape, slots: std::ops::Range<u64>) -> Batch {
 fn leaf(network: &dyn Network, state: &[f32], batch: &Batch) -> (Vec<f32>, elastic_spec::layout::Tail) {
     let mut out = vec![f32::NAN; network.layout().reduced_floats()];
     let key = LeafKey { seed: 5, step: 9, scale: 0.125, label_smoothing: 0.0 };
-    let tail = network.leaf(&mut *network.new_scratch(1), state, batch, key, &mut out);
+    let tail = network.sum(&mut *network.new_scratch(1), state, batch, key, &mut out);
     (out, tail)
 }
 

@@ -33,7 +33,7 @@ fn gradient_of(slot: usize, m: usize) -> Vec<u32> {
     };
     let mut out = vec![f32::NAN; network.layout().reduced_floats()];
     let key = LeafKey { seed: 3, step: 7, scale: 1.0 / SLOTS as f32, label_smoothing: 0.0 };
-    network.leaf(&mut *network.new_scratch(1), &network.init(1), &batch, key, &mut out);
+    network.sum(&mut *network.new_scratch(1), &network.init(1), &batch, key, &mut out);
     let weight = network.layout().params.iter().find(|p| p.shape.len() == 2).unwrap();
     // Adding zero makes one zero of both.
     out[weight.offset..][..weight.len].iter().map(|x| (x + 0.0).to_bits()).collect()

@@ -57,7 +57,7 @@ fn step(threads: usize) -> Vec<u32> {
     };
     let mut reduced = vec![0.0; layout.reduced_floats()];
     let key = LeafKey { seed: 1, step: 0, scale: 1e-36, label_smoothing: 0.0 };
-    let tail = network.leaf(&mut *network.new_scratch(threads), &state, &batch, key, &mut reduced);
+    let tail = network.sum(&mut *network.new_scratch(threads), &state, &batch, key, &mut reduced);
     let mut bits: Vec<u32> = reduced.iter().map(|x| x.to_bits()).collect();
     let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let mut moments = vec![vec![0.0; layout.param_floats()]; moments_of(&adam)];

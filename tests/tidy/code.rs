@@ -19,6 +19,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/tile.rs", "calls vector instructions where the processor has them"),
     ("tensor/src/tile/avx2.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/tile/avx512.rs", "vector instructions that the compiler does not choose by itself"),
+    ("tensor/src/gemm/portable.rs", "writes a tile of a matrix that other threads write tiles of"),
+    ("tensor/src/gemm/shared.rs", "threads write tiles of one matrix, apart from each other"),
     ("tensor/src/team.rs", "lends a caller's task to threads that outlive the call"),
     ("tensor/src/ops/causal_attention.rs", "threads write the columns of their own heads between those of others"),
     ("tensor/src/team/parts.rs", "lends parts of one slice to several threads"),

@@ -1,4 +1,4 @@
-//! The arithmetic of one job: what a leaf of each round is, and what a reduced round makes of the state.
+//! The arithmetic of one job: what a unit's sum of each round is, and what a reduced round makes of the state.
 //!
 //! Pure in (spec, data, state, round): no member, link or disk is known here. Where leaves are added up
 //! is the pool's and the member's business.
@@ -6,13 +6,16 @@
 use crate::rows::Row;
 use crate::state::State;
 use elastic_loader::{Data, Plan};
+use elastic_spec::batch::Batch;
 use elastic_spec::job::JobSpec;
 use elastic_spec::job::schedule::{Kind, Schedule};
 use elastic_spec::layout::{Layout, Tail};
+use elastic_spec::tree::{self, TreeNode};
 use elastic_spec::{Round, Shard, Step};
 use elastic_tensor::optim::{self, Update};
 use elastic_tensor::{LeafKey, Network};
 use std::any::Any;
+use std::collections::BTreeMap;
 
 pub struct Job {
     pub spec: JobSpec,
@@ -51,29 +54,59 @@ impl Job {
         }
     }
 
-    /// What `shard` contributes to `round`; its floats are written to `out`, all of them.
-    pub fn leaf(
+    /// Most shards of a unit: those whose leaves are computed and added in one call.
+    pub fn unit_max(&self) -> usize {
+        self.network.shards_max().min(usize::from(self.plan.shards))
+    }
+
+    /// What the shards under `unit` contribute to `round`, added along the tree; the floats are written to `out`, all of
+    /// them.
+    pub fn sum(
         &self,
         scratch: &mut (dyn Any + Send),
         floats: &[f32],
         round: Round,
-        shard: Shard,
+        unit: TreeNode,
         out: &mut [f32],
     ) -> Tail {
         match self.schedule.kind(round) {
             Kind::Train(step) => {
-                let batch = self.data.train_batch(&self.plan, step, shard);
+                let mut batch = Batch::default();
+                for shard in unit.range() {
+                    append(&mut batch, self.data.train_batch(&self.plan, step, Shard(shard)));
+                }
                 let train = &self.spec.train;
                 let scale = 1.0 / train.global_batch as f32;
                 let key = LeafKey { seed: train.seed, step: step.0, scale, label_smoothing: train.label_smoothing };
-                self.network.leaf(scratch, floats, &batch, key, out)
+                self.network.sum(scratch, floats, &batch, key, out)
             }
-            Kind::Validate(_) => self
-                .data
-                .validation_batches(&self.plan, shard)
-                .map(|batch| self.network.evaluate(scratch, floats, &batch))
-                .fold(Tail::default(), Tail::add),
+            Kind::Validate(_) => self.validate(scratch, floats, unit),
         }
+    }
+
+    /// Each shard's batches are folded one after the other, and the shards along the tree.
+    fn validate(&self, scratch: &mut (dyn Any + Send), floats: &[f32], unit: TreeNode) -> Tail {
+        let mut shards: Vec<_> =
+            unit.range().map(|shard| self.data.validation_batches(&self.plan, Shard(shard))).collect();
+        let mut tails: BTreeMap<TreeNode, Tail> =
+            unit.range().map(|shard| (TreeNode::leaf(Shard(shard)), Tail::default())).collect();
+        loop {
+            // Blocks of samples go round the shards, so those that still have one are the first.
+            let blocks: Vec<Batch> = shards.iter_mut().map_while(Iterator::next).collect();
+            if blocks.is_empty() {
+                break;
+            }
+            let mut tails = tails.values_mut();
+            let mut blocks = blocks.into_iter();
+            while blocks.len() > 0 {
+                let mut batch = Batch::default();
+                let together = 1 << blocks.len().ilog2();
+                blocks.by_ref().take(together).for_each(|block| append(&mut batch, block));
+                let found = self.network.evaluate(scratch, floats, &batch);
+                found.into_iter().zip(&mut tails).for_each(|(found, tail)| *tail = tail.add(found));
+            }
+        }
+        tree::fold(unit, &tails, &mut |a, b| a.add(*b)).expect("every shard has its tail")
     }
 
     /// Makes the state of the next round. `reduced` is used up.
@@ -110,4 +143,13 @@ impl Job {
         );
         state.rows.push(Row { train: tail, lr, grad_norm: report.grad_norm, validation: Tail::default() });
     }
+}
+
+/// Puts `next` behind the samples of `batch`.
+fn append(batch: &mut Batch, next: Batch) {
+    let Batch { features, tokens, targets, slots } = next;
+    batch.features.extend(features);
+    batch.tokens.extend(tokens);
+    batch.targets.extend(targets);
+    batch.slots.extend(slots);
 }

@@ -27,6 +27,7 @@ use elastic_spec::job::{
 use elastic_spec::layout::Tail;
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
 use elastic_spec::{Digest, Epoch, JobId, NodeId, Rank, Round, Step, WorkerId};
+use elastic_tensor::leaves::tree_sum;
 use elastic_tensor::{LeafKey, Network, ParamInfo, StateLayout};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -36,6 +37,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+/// m: samples of a shard.
+const SAMPLES: usize = 4;
 
 /// prediction = w . x; the loss is half the squared distance to the class number.
 struct Linear {
@@ -61,6 +65,17 @@ impl Linear {
         samples.map(move |(x, t)| (x, x.iter().zip(state).map(|(x, w)| x * w).sum::<f32>() - *t as f32))
     }
 
+    /// The samples of one of a unit's shards.
+    fn part(&self, batch: &Batch, shard: usize) -> Batch {
+        let samples = shard * SAMPLES..(shard + 1) * SAMPLES;
+        Batch {
+            features: batch.features[samples.start * self.features..samples.end * self.features].to_vec(),
+            targets: batch.targets[samples.clone()].to_vec(),
+            slots: batch.slots[samples].to_vec(),
+            ..Batch::default()
+        }
+    }
+
     fn tail(&self, state: &[f32], batch: &Batch) -> Tail {
         let one = |(_, e): (_, f32)| Tail { loss: f64::from(e * e / 2.0), count: 1, correct: (e.abs() < 0.5).into() };
         self.errors(state, batch).map(one).fold(Tail::default(), Tail::add)
@@ -74,15 +89,27 @@ impl Network for Linear {
     fn init(&self, seed: u64) -> Vec<f32> {
         (0..self.features).map(|i| ((seed + i as u64) as f32).sin() / 10.0).collect()
     }
-    fn leaf(&self, _: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail {
-        out.fill(0.0);
-        for (x, e) in self.errors(state, batch) {
-            out.iter_mut().zip(x).for_each(|(g, x)| *g += key.scale * e * x);
-        }
-        self.tail(state, batch)
+    fn shards_max(&self) -> usize {
+        4
     }
-    fn evaluate(&self, _: &mut dyn Any, state: &[f32], batch: &Batch) -> Tail {
-        self.tail(state, batch)
+    fn sum(&self, _: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail {
+        let mut tails = vec![Tail::default(); batch.slots.len() / SAMPLES];
+        tree_sum(tails.len(), out, &mut Vec::new(), |shard, out| {
+            let batch = self.part(batch, shard);
+            out.fill(0.0);
+            for (x, e) in self.errors(state, &batch) {
+                out.iter_mut().zip(x).for_each(|(g, x)| *g += key.scale * e * x);
+            }
+            tails[shard] = self.tail(state, &batch);
+        });
+        while tails.len() > 1 {
+            tails = tails.chunks(2).map(|pair| pair[0].add(pair[1])).collect();
+        }
+        tails[0]
+    }
+    fn evaluate(&self, _: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail> {
+        let shards = batch.slots.len() / SAMPLES;
+        (0..shards).map(|shard| self.tail(state, &self.part(batch, shard))).collect()
     }
     fn new_scratch(&self, _threads: usize) -> Box<dyn Any + Send> {
         Box::new(())

@@ -112,7 +112,7 @@ fn reduce(network: &dyn Network, state: &[f32], batches: &[Batch], key: LeafKey)
     let mut scratch = network.new_scratch(1);
     let leaf = |batch: &Batch| {
         let mut out = vec![f32::NAN; network.layout().reduced_floats()];
-        let tail = network.leaf(&mut *scratch, state, batch, key, &mut out);
+        let tail = network.sum(&mut *scratch, state, batch, key, &mut out);
         (out, tail)
     };
     let leaves: Vec<_> = batches.iter().map(leaf).collect();
@@ -174,7 +174,7 @@ fn evaluates(network: &dyn Network, state: &[f32], data: &Data, wanted: &Value, 
     let mut chosen: Vec<i32> = (0..samples).collect();
     chosen.resize(chosen.len().next_multiple_of(m), -1);
     let mut scratch = network.new_scratch(1);
-    let tail = chosen.chunks_exact(m).map(|chosen| network.evaluate(&mut *scratch, state, &data.batch(chosen, 0)));
+    let tail = chosen.chunks_exact(m).flat_map(|chosen| network.evaluate(&mut *scratch, state, &data.batch(chosen, 0)));
     let tail = tail.fold(Tail::default(), Tail::add);
     assert_eq!(tail.count, data.y.iter().filter(|y| **y != IGNORE).count() as u64);
     assert_eq!(Some(tail.correct), wanted["correct"].as_u64());

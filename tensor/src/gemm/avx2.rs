@@ -1,6 +1,7 @@
 //! The tile of `gemm` with AVX2 and FMA: up to 6 rows by 16 columns of C in 12 registers.
 
 use super::{Start, Tile};
+use crate::real::Real;
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -26,9 +27,9 @@ pub(super) unsafe fn run(tile: Tile<'_>) {
 unsafe fn rows<const R: usize>(tile: Tile<'_>) {
     let mut c = [[_mm256_setzero_ps(); 2]; R];
     let (mut a, mut b) = (tile.a.as_ptr(), tile.b.as_ptr());
-    let out = tile.c.as_mut_ptr();
-    // SAFETY: `Tile::check` made sure that a holds k * R floats, b reaches 16 floats into its last row and
-    // c reaches 16 floats into row R - 1; the pointers walk exactly these (and end one stride behind b's
+    let out = tile.c;
+    // SAFETY: `Tile::check` made sure that a holds k * R floats, b reaches 16 floats into its last row, left
+    // siblings are R * 16 floats long and c reaches 16 floats into row R - 1; the pointers walk exactly these (and end one stride behind b's
     // last row, computed by wrapping_add and not read).
     unsafe {
         if tile.start == Start::Go {
@@ -46,6 +47,15 @@ unsafe fn rows<const R: usize>(tile: Tile<'_>) {
             }
             a = a.wrapping_add(R);
             b = b.wrapping_add(tile.b_stride);
+        }
+        for left in tile.left.chunks_exact(R * 16) {
+            for (r, row) in c.iter_mut().enumerate() {
+                for (half, sum) in row.iter_mut().enumerate() {
+                    let both = _mm256_add_ps(_mm256_loadu_ps(left.as_ptr().add(r * 16 + half * 8)), *sum);
+                    let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(both, both);
+                    *sum = _mm256_blendv_ps(both, _mm256_set1_ps(<f32 as Real>::NAN), is_nan);
+                }
+            }
         }
         for (r, row) in c.iter().enumerate() {
             _mm256_storeu_ps(out.add(r * tile.c_stride), row[0]);

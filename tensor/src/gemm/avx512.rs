@@ -1,6 +1,7 @@
 //! The tile of `gemm` with AVX-512: up to 14 rows by 32 columns of C in 28 registers.
 
 use super::{Start, Tile};
+use crate::real::Real;
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -34,9 +35,9 @@ pub(super) unsafe fn run(tile: Tile<'_>) {
 unsafe fn rows<const R: usize>(tile: Tile<'_>) {
     let mut c = [[_mm512_setzero_ps(); 2]; R];
     let (mut a, mut b) = (tile.a.as_ptr(), tile.b.as_ptr());
-    let out = tile.c.as_mut_ptr();
-    // SAFETY: `Tile::check` made sure that a holds k * R floats, b reaches 32 floats into its last row and
-    // c reaches 32 floats into row R - 1; the pointers walk exactly these (and end one stride behind b's
+    let out = tile.c;
+    // SAFETY: `Tile::check` made sure that a holds k * R floats, b reaches 32 floats into its last row, left
+    // siblings are R * 32 floats long and c reaches 32 floats into row R - 1; the pointers walk exactly these (and end one stride behind b's
     // last row, computed by wrapping_add and not read).
     unsafe {
         if tile.start == Start::Go {
@@ -54,6 +55,17 @@ unsafe fn rows<const R: usize>(tile: Tile<'_>) {
             }
             a = a.wrapping_add(R);
             b = b.wrapping_add(tile.b_stride);
+        }
+        for left in tile.left.chunks_exact(R * 32) {
+            for (r, row) in c.iter_mut().enumerate() {
+                for (half, sum) in row.iter_mut().enumerate() {
+                    let left = _mm512_loadu_ps(left.as_ptr().add(r * 32 + half * 16));
+                    // Quiet and signalling NaN become the first operand, all else stays.
+                    let nan = _mm512_set1_ps(<f32 as Real>::NAN);
+                    let keep = _mm512_set1_epi32(0x1111_1100);
+                    *sum = _mm512_fixupimm_ps::<0>(nan, _mm512_add_ps(left, *sum), keep);
+                }
+            }
         }
         for (r, row) in c.iter().enumerate() {
             _mm512_storeu_ps(out.add(r * tile.c_stride), row[0]);

@@ -1,16 +1,19 @@
-//! Matrix product on one thread: C = A B for any strides.
+//! Matrix product: C = A B for any strides, on one thread here, on a team in `shared`.
 //!
 //! Every element of C is one chain of fused multiply-adds over ascending k, started at +0 (or at C).
 //! Blocks only cut the chain where the partial sum is stored as the f32 it is, so the bits depend on
 //! nothing but the operands: not on the number of rows, on blocking, packing or the instruction set
-//! (AVX-512, AVX2 and the portable kernel all fuse). Threads are the caller's business.
+//! (AVX-512, AVX2 and the portable kernel all fuse).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+pub(crate) mod shared;
 mod transpose;
+
+pub use shared::TeamGemm;
 
 use crate::real::Real;
 
@@ -57,6 +60,9 @@ pub struct Gemm<'a, F> {
 pub struct Pack<F> {
     a: Vec<F>,
     b: Vec<F>,
+    /// What a team packed for all of its threads.
+    shared_a: Vec<F>,
+    shared_b: Vec<F>,
 }
 
 /// The instruction sets that have a kernel.
@@ -112,7 +118,8 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { avx2::run(tile) },
-            _ => portable::run(tile),
+            // SAFETY: `check` held.
+            _ => unsafe { portable::run(tile) },
         }
     }
 }
@@ -130,9 +137,14 @@ struct Tile<'a> {
     a: &'a [f32],
     b: &'a [f32],
     b_stride: usize,
-    c: &'a mut [f32],
+    /// The tile of C, which only this call uses; `c_len` elements from there are its caller's to write.
+    c: *mut f32,
+    c_len: usize,
     c_stride: usize,
     start: Start,
+    /// Tiles of (rows, all columns), one behind the other, that the finished chains are added to, one after the other,
+    /// as `leaves::add` does: the left siblings of a sum over shards.
+    left: &'a [f32],
 }
 
 impl Tile<'_> {
@@ -141,7 +153,8 @@ impl Tile<'_> {
         assert!(self.k > 0 && self.rows > 0, "an empty tile is not run");
         assert!(self.a.len() >= self.k * self.rows, "packed A holds the tile");
         assert!(self.b.len() >= (self.k - 1) * self.b_stride + columns, "B holds the panel");
-        assert!(self.c.len() >= (self.rows - 1) * self.c_stride + columns, "C holds the tile");
+        assert!(self.c_len >= (self.rows - 1) * self.c_stride + columns, "C holds the tile");
+        assert!(self.left.len().is_multiple_of(self.rows * columns), "left siblings are whole tiles");
     }
 }
 
@@ -240,7 +253,10 @@ impl Block {
                     (&g.b.data[self.k0 * g.b.row + self.n0 + j..], g.b.row)
                 };
                 let at = i * stride + self.n0 + j;
-                let tile = |c, c_stride| Tile { rows, k: self.k, a: &pack.a, b, b_stride, c, c_stride, start };
+                let tile = |c: &mut [f32], c_stride| {
+                    let (c, c_len) = (c.as_mut_ptr(), c.len());
+                    Tile { rows, k: self.k, a: &pack.a, b, b_stride, c, c_len, c_stride, start, left: &[] }
+                };
                 if columns == width {
                     self.isa.run(tile(&mut c[at..], stride));
                     continue;

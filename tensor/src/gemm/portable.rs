@@ -2,13 +2,18 @@
 //! compiler may not assume the instruction.
 
 use super::{Start, Tile};
+use crate::leaves;
 
-pub(super) fn run(tile: Tile<'_>) {
-    let Tile { rows, k, a, b, b_stride, c, c_stride, start } = tile;
+/// # Safety
+/// `Tile::check(16)` held.
+pub(super) unsafe fn run(tile: Tile<'_>) {
+    let Tile { rows, k, a, b, b_stride, c, c_stride, start, left, .. } = tile;
+    // SAFETY: sixteen floats of the row lie in the tile, as the caller promises, and only this call uses them.
+    let row_of = |r: usize| unsafe { &mut *c.add(r * c_stride).cast::<[f32; 16]>() };
     let mut sums = [[0.0f32; 16]; 4];
     if start == Start::Go {
         for (r, row) in sums.iter_mut().take(rows).enumerate() {
-            row.copy_from_slice(&c[r * c_stride..][..16]);
+            *row = *row_of(r);
         }
     }
     for p in 0..k {
@@ -19,8 +24,13 @@ pub(super) fn run(tile: Tile<'_>) {
             }
         }
     }
+    for left in left.chunks_exact(rows * 16) {
+        for (row, left) in sums.iter_mut().zip(left.chunks_exact(16)) {
+            row.iter_mut().zip(left).for_each(|(sum, left)| *sum = leaves::add(*left, *sum));
+        }
+    }
     for (r, row) in sums.iter().take(rows).enumerate() {
-        c[r * c_stride..][..16].copy_from_slice(row);
+        *row_of(r) = *row;
     }
 }
 

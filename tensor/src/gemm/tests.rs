@@ -84,3 +84,69 @@ fn zeros_keep_their_signs_as_the_chain_from_plus_zero_says() {
         assert_eq!(c[0].to_bits(), 0, "{isa:?}: +0 + -0 is +0");
     }
 }
+
+/// The tree's sum of each shard's chains, then the bias.
+fn tree_of_chains(p: TeamGemm<'_, f32>, c: &mut [f32], stride: usize) {
+    let k = p.gemm.k / p.shards;
+    let mut leaves: Vec<Vec<f32>> = vec![c.to_vec(); p.shards];
+    for (shard, leaf) in leaves.iter_mut().enumerate() {
+        let shift = |mat: Mat<'_, f32>, along: usize| {
+            (0..mat.data.len()).map(|i| mat.data.get(i + shard * k * along).copied().unwrap_or(0.0)).collect::<Vec<_>>()
+        };
+        let (a, b) = (shift(p.gemm.a, p.gemm.a.col), shift(p.gemm.b, p.gemm.b.row));
+        chain(Gemm { k, a: Mat { data: &a, ..p.gemm.a }, b: Mat { data: &b, ..p.gemm.b }, ..p.gemm }, leaf, stride);
+    }
+    let mut room = Vec::new();
+    let is_in_c = |at: usize| at % stride < p.gemm.n && at / stride < p.gemm.m;
+    let mut sum = c.to_vec();
+    crate::leaves::tree_sum(p.shards, &mut sum, &mut room, |shard, out| out.copy_from_slice(&leaves[shard]));
+    for (at, c) in c.iter_mut().enumerate().filter(|(at, _)| is_in_c(*at)) {
+        *c = sum[at] + p.bias.get(at % stride).copied().unwrap_or(-0.0);
+    }
+}
+
+#[test]
+fn a_teams_product_has_the_bits_of_the_plain_chain_and_of_the_shards_tree() {
+    for (m, n, k) in [(1, 1, 8), (15, 33, 264), (40, 70, 304), (130, 550, 24), (2, 600, 8), (5, 0, 8), (2, 3, 0)] {
+        let (a, b, bias) = (random("a", m * k + 1), random("b", n * k + 1), random("bias", n));
+        for (transposed, shards) in [((false, true), 1), ((false, false), 1), ((true, false), 1), ((true, true), 1)]
+            .into_iter()
+            .chain([1, 2, 4, 8].map(|shards| ((true, false), shards)))
+        {
+            for (start, bias) in [(Start::Zero, &bias[..]), (Start::Zero, &[]), (Start::Go, &[])] {
+                if start == Start::Go && shards > 1 {
+                    continue;
+                }
+                let a = if transposed.0 { Mat::rows(&a, m).transposed() } else { Mat::rows(&a, k) };
+                let b = if transposed.1 { Mat::rows(&b, k).transposed() } else { Mat::rows(&b, n) };
+                let product = TeamGemm { gemm: Gemm { m, n, k, a, b, start }, shards, bias };
+                let stride = n + 2;
+                let before = random("c", m * stride);
+                let mut expected = before.clone();
+                tree_of_chains(product, &mut expected, stride);
+                for isa in Isa::here() {
+                    for threads in [1, 2, 3] {
+                        let mut work = crate::ops::Work::new(threads);
+                        let mut got = before.clone();
+                        shared::multiply(isa, product, &mut got, stride, &work.team, &mut work.rooms);
+                        let what = format!("{isa:?} {m} {n} {k} {transposed:?} {shards} {start:?} {threads} threads");
+                        assert_eq!(bits(&got), bits(&expected), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sum_over_shards_has_one_nan_and_the_trees_zeros() {
+    let a = [-0.0, 1.0, f32::from_bits(0xffc1_2345), f32::INFINITY, -0.0, 1.0, 1.0, f32::NEG_INFINITY];
+    for isa in Isa::here() {
+        let mut work = crate::ops::Work::new(1);
+        let mut c = [9.0f32; 4];
+        let gemm =
+            Gemm { m: 4, n: 1, k: 2, a: Mat::rows(&a, 4).transposed(), b: Mat::rows(&[1.0; 2], 1), start: Start::Zero };
+        shared::multiply(isa, TeamGemm { gemm, shards: 2, bias: &[] }, &mut c, 1, &work.team, &mut work.rooms);
+        assert_eq!(bits(&c), [0, 0x4000_0000, 0x7fc0_0000, 0x7fc0_0000], "{isa:?}");
+    }
+}

@@ -31,10 +31,31 @@ impl Planes {
         Planes { channels: x.shape[1], plane: x.shape[2..].iter().product() }
     }
 
+    /// `work(first element, channel, plane)` for each plane of `y`.
+    fn each<F: Real>(self, team: &Team, y: &mut [F], work: impl Fn(usize, usize, &mut [F]) + Sync) {
+        // Some planes a task: a small one alone is not worth handing out.
+        let planes = (TASK / self.plane.max(1)).max(1);
+        let chunk = (planes * self.plane).max(1);
+        team.chunks(y, chunk, |_, i, y| {
+            for (p, y) in y.chunks_exact_mut(self.plane.max(1)).enumerate() {
+                let plane = i * planes + p;
+                work(plane * self.plane, plane % self.channels, y);
+            }
+        });
+    }
+
+    /// The sample of an element.
+    fn sample(self, at: usize) -> usize {
+        at / (self.channels * self.plane)
+    }
+
     fn at<F>(self, x: &[F], sample: usize, channel: usize) -> &[F] {
         &x[(sample * self.channels + channel) * self.plane..][..self.plane]
     }
 }
+
+/// Elements of a task that only reads and writes.
+const TASK: usize = 8 << 10;
 
 /// Sum over the parts, one after the other.
 fn total<'a, F: Real>(parts: impl Iterator<Item = &'a [F]>, term: impl Fn(F) -> F) -> F {
@@ -89,23 +110,31 @@ impl Rule for BatchNorm {
         let weight = F::of_usize(weight) * F::of(io.key.scale as f64);
         let whole = F::of(planes.plane as f64 / io.key.scale as f64);
         let bessel = if count > F::ONE { F::ONE + count / (whole * (count - F::ONE)) } else { F::ONE };
-        for c in 0..planes.channels {
+        let eps = F::of(self.eps);
+        let mut found = std::mem::take(&mut io.work.rooms[0].parts);
+        let found_here = take(&mut found, planes.channels * 4);
+        let Work { team, rooms } = io.work;
+        team.chunks(found_here, 4, |_, c, found| {
             let parts = || (0..samples).filter(valid).map(|s| planes.at(x, s, c));
             // A shard of padding alone has no statistics; any finite output will do.
             let m = if count > F::ZERO { total(parts(), |x| x) / count } else { running[c] };
             let squares = total(parts(), |x| (x - m) * (x - m));
             let var = if count > F::ZERO { squares / count } else { F::ZERO };
-            let r = F::ONE / (var + F::of(self.eps)).sqrt();
             let off = m - running[c];
-            (mean[c], rstd[c]) = (m, r);
-            (moment1[c], moment2[c]) = (weight * off, weight * (var * bessel + off * off));
-            for s in 0..samples {
-                let at = (s * planes.channels + c) * planes.plane;
-                for (y, x) in y[at..].iter_mut().zip(planes.at(x, s, c)) {
-                    *y = (*x - m) * r * scale[c] + shift[c];
-                }
-            }
+            let moments = (weight * off, weight * (var * bessel + off * off));
+            found.copy_from_slice(&[m, F::ONE / (var + eps).sqrt(), moments.0, moments.1]);
+        });
+        for (c, found) in found_here.chunks_exact(4).enumerate() {
+            (mean[c], rstd[c], moment1[c], moment2[c]) = (found[0], found[1], found[2], found[3]);
         }
+        rooms[0].parts = found;
+        let (mean, rstd) = (&*mean, &*rstd);
+        planes.each(team, y, |at, c, y| {
+            let (m, r, scale, shift) = (mean[c], rstd[c], scale[c], shift[c]);
+            for (y, x) in y.iter_mut().zip(&x[at..]) {
+                *y = (*x - m) * r * scale + shift;
+            }
+        });
     }
 }
 
@@ -128,7 +157,8 @@ impl Rule for BatchNormGrad {
         let planes = Planes::of(&io.types[0]);
         let count = (0..samples).filter(|s| is_valid(targets, samples, *s)).count() * planes.plane;
         let share = if count > 0 { F::ONE / F::of_usize(count) } else { F::ZERO };
-        for c in 0..planes.channels {
+        let Work { team, .. } = io.work;
+        team.chunks2((dscale, 1), (dshift, 1), |_, c, dscale, dshift| {
             let (m, r) = (mean[c], rstd[c]);
             let (mut along, mut across) = (F::ZERO, F::ZERO);
             for s in 0..samples {
@@ -136,15 +166,17 @@ impl Rule for BatchNormGrad {
                 along += sum(dy, |x| x);
                 across += sum2(dy, x, |dy, x| dy * ((x - m) * r));
             }
-            (dscale[c], dshift[c]) = (across, along);
-            for s in 0..samples {
-                let share = if is_valid(targets, samples, s) { share } else { F::ZERO };
-                let at = (s * planes.channels + c) * planes.plane;
-                for ((dx, x), dy) in dx[at..].iter_mut().zip(planes.at(x, s, c)).zip(planes.at(dy, s, c)) {
-                    *dx = scale[c] * r * (*dy - along * share - (*x - m) * r * (across * share));
-                }
+            (dscale[0], dshift[0]) = (across, along);
+        });
+        let (dscale, dshift) = (&*dscale, &*dshift);
+        planes.each(team, dx, |at, c, dx| {
+            let share = if is_valid(targets, samples, planes.sample(at)) { share } else { F::ZERO };
+            let (m, r) = (mean[c], rstd[c]);
+            let (factor, along, across) = (scale[c] * r, dshift[c] * share, dscale[c] * share);
+            for ((dx, x), dy) in dx.iter_mut().zip(&x[at..]).zip(&dy[at..]) {
+                *dx = factor * (*dy - along - (*x - m) * r * across);
             }
-        }
+        });
     }
 }
 
@@ -167,12 +199,12 @@ impl Rule for BatchNormEval {
         let [y, ..] = io.y;
         let [x, scale, shift, mean, var, ..] = io.x;
         let planes = Planes::of(&io.types[0]);
-        for (at, (y, x)) in y.chunks_exact_mut(planes.plane).zip(x.chunks_exact(planes.plane)).enumerate() {
-            let c = at % planes.channels;
-            let r = F::ONE / (var[c] + F::of(self.eps)).sqrt();
-            for (y, x) in y.iter_mut().zip(x) {
+        let eps = F::of(self.eps);
+        planes.each(&io.work.team, y, |at, c, y| {
+            let r = F::ONE / (var[c] + eps).sqrt();
+            for (y, x) in y.iter_mut().zip(&x[at..]) {
                 *y = (*x - mean[c]) * r * scale[c] + shift[c];
             }
-        }
+        });
     }
 }

@@ -1,11 +1,13 @@
-//! 2-D convolution as a matrix product over unfolded patches, one sample at a time.
+//! 2-D convolution as a matrix product over unfolded patches, each sample by one thread.
 //!
 //! x: (sample, in, h, w), W: (out, in, kh, kw), b: (out), y: (sample, out, oh, ow). A sample's patches are
 //! unfolded to (in·kh·kw, oh·ow). The weight's gradient goes on with the same chains from sample to sample.
 
 use super::*;
 use crate::gemm::{Mat, Start};
+use crate::leaves::tree_sum;
 use crate::real::sum;
+use std::ops::Range;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
@@ -57,12 +59,13 @@ impl Sizes {
     }
 
     /// Calls `visit` for every run of output columns whose pixels lie in one line of the image, in order;
-    /// padding is left out.
+    /// padding is left out. Rows of the unfolded matrix are counted from the first of `channels`.
     #[inline(always)]
-    fn runs(&self, mut visit: impl FnMut(Run)) {
+    fn runs(&self, channels: Range<usize>, mut visit: impl FnMut(Run)) {
         let Conv2d { stride, pad } = self.conv;
-        for row in 0..self.patch() {
-            let (channel, ky, kx) = (row / (self.kh * self.kw), row / self.kw % self.kh, row % self.kw);
+        let kernel = self.kh * self.kw;
+        for row in 0..channels.len() * kernel {
+            let (channel, ky, kx) = (channels.start + row / kernel, row / self.kw % self.kh, row % self.kw);
             // The ox with 0 <= ox * stride + kx - pad < w.
             let first = pad.saturating_sub(kx).div_ceil(stride);
             let end = (self.w + pad).saturating_sub(kx).div_ceil(stride).min(self.ow);
@@ -77,10 +80,12 @@ impl Sizes {
         }
     }
 
-    fn unfold<'a, F: Real>(&self, image: &[F], room: &'a mut Vec<F>) -> &'a [F] {
-        let columns = take(room, self.patch() * self.out());
-        columns.fill(F::ZERO);
-        self.runs(|Run { at, pixel, len }| {
+    fn unfold<'a, F: Real>(&self, image: &[F], channels: Range<usize>, room: &'a mut Vec<F>) -> &'a [F] {
+        let columns = take(room, channels.len() * self.kh * self.kw * self.out());
+        if self.conv.pad > 0 {
+            columns.fill(F::ZERO);
+        }
+        self.runs(channels, |Run { at, pixel, len }| {
             let to = &mut columns[at..at + len];
             match self.conv.stride {
                 1 => to.copy_from_slice(&image[pixel..pixel + len]),
@@ -92,7 +97,7 @@ impl Sizes {
 
     /// Adds the unfolded values to their pixels.
     fn fold<F: Real>(&self, columns: &[F], image: &mut [F]) {
-        self.runs(|Run { at, pixel, len }| {
+        self.runs(0..self.inner, |Run { at, pixel, len }| {
             let from = &columns[at..at + len];
             image[pixel..].iter_mut().step_by(self.conv.stride).zip(from).for_each(|(x, from)| *x += *from);
         });
@@ -144,17 +149,18 @@ impl Rule for Conv2d {
         let [y, ..] = io.y;
         let s = self.sizes(&io.types[0].shape, &io.types[1].shape).expect("checked when the graph was built");
         let (outer, n) = (io.types[1].shape[0], s.out());
-        let Room { pack, columns } = &mut io.work.rooms[0];
-        for (y, image) in y.chunks_exact_mut((outer * n).max(1)).zip(io.x[0].chunks_exact(s.image().max(1))) {
-            let b = Mat::rows(s.unfold(image, columns), n);
-            let a = Mat::rows(io.x[1], s.patch());
+        let (x, weight) = (io.x[0], io.x[1]);
+        let bias = if io.types.len() == 3 { io.x[2] } else { &[] };
+        let Work { team, rooms } = io.work;
+        team.chunks_in(rooms, y, (outer * n).max(1), |Room { pack, columns, .. }, sample, y| {
+            let image = &x[sample * s.image()..][..s.image()];
+            let b = Mat::rows(s.unfold(image, 0..s.inner, columns), n);
+            let a = Mat::rows(weight, s.patch());
             F::gemm(Gemm { m: outer, n, k: s.patch(), a, b, start: Start::Zero }, y, n, pack);
-            if io.types.len() == 3 {
-                for (plane, bias) in y.chunks_exact_mut(n).zip(io.x[2]) {
-                    plane.iter_mut().for_each(|y| *y += *bias);
-                }
+            for (plane, bias) in y.chunks_exact_mut(n).zip(bias) {
+                plane.iter_mut().for_each(|y| *y += *bias);
             }
-        }
+        });
     }
 }
 
@@ -176,19 +182,22 @@ impl Rule for Conv2dGradInput {
         let [dx, ..] = io.y;
         let s = self.conv.sizes(&self.image, &io.types[0].shape).expect("checked when the graph was built");
         let (outer, n) = (io.types[0].shape[0], s.out());
-        let Room { pack, columns } = &mut io.work.rooms[0];
-        for (dx, dy) in dx.chunks_exact_mut(s.image().max(1)).zip(io.x[1].chunks_exact((outer * n).max(1))) {
+        let (weight, dy) = (io.x[0], io.x[1]);
+        let Work { team, rooms } = io.work;
+        team.chunks_in(rooms, dx, s.image().max(1), |Room { pack, columns, .. }, sample, dx| {
             let columns = take(columns, s.patch() * n);
-            let a = Mat::rows(io.x[0], s.patch()).transposed();
-            let b = Mat::rows(dy, n);
+            let a = Mat::rows(weight, s.patch()).transposed();
+            let b = Mat::rows(&dy[sample * outer * n..][..outer * n], n);
             F::gemm(Gemm { m: s.patch(), n, k: outer, a, b, start: Start::Zero }, columns, n, pack);
             dx.fill(F::ZERO);
             s.fold(columns, dx);
-        }
+        });
     }
 }
 
-/// dW = sum over samples of dy (out, oh·ow) times the unfolded patches, transposed. Inputs: x, dy.
+/// dW = sum over samples of dy (out, oh·ow) times the unfolded patches, transposed; a shard's samples in ascending
+/// order, the shards along the tree. Inputs: x, dy. A task has some output and some input channels, of which alone it
+/// unfolds the patches.
 #[derive(Clone, Debug)]
 pub struct Conv2dGradWeight {
     pub conv: Conv2d,
@@ -206,15 +215,47 @@ impl Rule for Conv2dGradWeight {
         let [dw, ..] = io.y;
         let s = self.conv.sizes(&io.types[0].shape, &self.weight).expect("checked when the graph was built");
         let (outer, n) = (self.weight[0], s.out());
-        let Room { pack, columns } = &mut io.work.rooms[0];
-        dw.fill(F::ZERO);
-        for (image, dy) in io.x[0].chunks_exact(s.image().max(1)).zip(io.x[1].chunks_exact((outer * n).max(1))) {
-            let b = Mat::rows(s.unfold(image, columns), n).transposed();
-            let a = Mat::rows(dy, n);
-            F::gemm(Gemm { m: outer, n: s.patch(), k: n, a, b, start: Start::Go }, dw, s.patch(), pack);
+        let (shards, samples) = (io.key.shards, io.types[0].shape[0] / io.key.shards);
+        let (x, dy, kernel) = (io.x[0], io.x[1], (s.kh * s.kw).max(1));
+        // About two panels of columns; few of them are evened out by cutting the output channels as well.
+        let inner = COLUMNS.div_ceil(kernel).min(s.inner.max(1));
+        let groups = s.inner.div_ceil(inner).max(1);
+        let rows = if groups < 4 { outer.clamp(1, ROWS) } else { outer.max(1) };
+        let part = rows * inner * kernel;
+        let mut parts = std::mem::take(&mut io.work.rooms[0].parts);
+        let parts_here = take(&mut parts, outer.div_ceil(rows) * groups * part);
+        let Work { team, rooms } = io.work;
+        let place = |task: usize| {
+            let (row, channel) = (task / groups * rows, task % groups * inner);
+            (row..outer.min(row + rows), channel..s.inner.min(channel + inner))
+        };
+        team.chunks_in(rooms, parts_here, part.max(1), |Room { pack, columns, sums, .. }, task, part| {
+            let (rows, channels) = place(task);
+            let (m, width) = (rows.len(), channels.len() * kernel);
+            tree_sum(shards, &mut part[..m * width], sums, |shard, dw| {
+                dw.fill(F::ZERO);
+                for sample in shard * samples..(shard + 1) * samples {
+                    let image = &x[sample * s.image()..][..s.image()];
+                    let b = Mat::rows(s.unfold(image, channels.clone(), columns), n).transposed();
+                    let a = Mat::rows(&dy[(sample * outer + rows.start) * n..][..m * n], n);
+                    F::gemm(Gemm { m, n: width, k: n, a, b, start: Start::Go }, dw, width, pack);
+                }
+            });
+        });
+        for (task, part) in parts_here.chunks_exact(part.max(1)).enumerate() {
+            let (rows, channels) = place(task);
+            let width = channels.len() * kernel;
+            for (row, part) in rows.zip(part.chunks_exact(width.max(1))) {
+                dw[row * s.patch() + channels.start * kernel..][..width].copy_from_slice(part);
+            }
         }
+        io.work.rooms[0].parts = parts;
     }
 }
+
+/// Columns of a weight gradient's task, about, and its rows where there are few columns.
+const COLUMNS: usize = 64;
+const ROWS: usize = 14;
 
 /// db: each channel adds its planes' sums, sample by sample. Input: dy.
 #[derive(Clone, Debug)]
@@ -231,11 +272,20 @@ impl Rule for Conv2dGradBias {
         let [db, ..] = io.y;
         let shape = &io.types[0].shape;
         let plane = (shape[2] * shape[3]).max(1);
-        db.fill(F::ZERO);
-        for sample in io.x[0].chunks_exact((shape[1] * plane).max(1)) {
-            for (db, plane) in db.iter_mut().zip(sample.chunks_exact(plane)) {
-                *db += sum(plane, |x| x);
-            }
-        }
+        let (dy, channels, shards) = (io.x[0], shape[1], io.key.shards);
+        let samples = shape[0] / shards;
+        let Work { team, rooms } = io.work;
+        team.chunks_in(rooms, db, CHANNELS, |room, i, db| {
+            tree_sum(shards, db, &mut room.sums, |shard, db| {
+                db.fill(F::ZERO);
+                for sample in shard * samples..(shard + 1) * samples {
+                    let planes = dy[(sample * channels + i * CHANNELS) * plane..].chunks_exact(plane);
+                    db.iter_mut().zip(planes).for_each(|(db, plane)| *db += sum(plane, |x| x));
+                }
+            });
+        });
     }
 }
+
+/// Channels of a bias gradient's task.
+const CHANNELS: usize = 4;

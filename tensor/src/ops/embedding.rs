@@ -1,6 +1,7 @@
 //! y = the rows of a table that the tokens name. table: (row, channel), tokens: (…), y: (…, channel).
 
 use super::*;
+use crate::leaves::tree_sum;
 
 #[derive(Clone, Debug)]
 pub struct Embedding;
@@ -34,7 +35,8 @@ impl Rule for Embedding {
     }
 }
 
-/// The table's gradient: each row adds its tokens' gradients in ascending order. Inputs: dy, tokens.
+/// The table's gradient: each row adds its tokens' gradients in ascending order, and the shards' along the tree.
+/// Inputs: dy, tokens. A task owns some rows and looks through all tokens for theirs.
 #[derive(Clone, Debug)]
 pub struct EmbeddingGrad {
     pub rows: usize,
@@ -53,13 +55,24 @@ impl Rule for EmbeddingGrad {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [table, ..] = io.y;
-        let channels = io.types[0].rows_cols().1;
-        table.fill(F::ZERO);
-        for (dy, token) in io.x[0].chunks_exact(channels.max(1)).zip(io.ints[1]) {
-            for (sum, dy) in table[row(*token, self.rows) * channels..].iter_mut().zip(dy) {
-                *sum += *dy;
-            }
-        }
+        let channels = io.types[0].rows_cols().1.max(1);
+        let (dy, tokens, shards) = (io.x[0], io.ints[1], io.key.shards);
+        let leaf = tokens.len() / shards;
+        let rows = (TASK / channels).max(1);
+        let Work { team, rooms } = io.work;
+        team.chunks_in(rooms, table, rows * channels, |room, i, table| {
+            let first = i * rows;
+            tree_sum(shards, table, &mut room.sums, |shard, table| {
+                table.fill(F::ZERO);
+                let tokens = &tokens[shard * leaf..][..leaf];
+                for (dy, token) in dy[shard * leaf * channels..].chunks_exact(channels).zip(tokens) {
+                    let Some(at) = row(*token, self.rows).checked_sub(first).filter(|at| *at < rows) else { continue };
+                    for (sum, dy) in table[at * channels..].iter_mut().zip(dy) {
+                        *sum += *dy;
+                    }
+                }
+            });
+        });
     }
 }
 
@@ -67,3 +80,6 @@ fn row(token: i32, rows: usize) -> usize {
     assert!((0..rows as i64).contains(&(token as i64)), "the loader promised tokens under {rows}, not {token}");
     token as usize
 }
+
+/// Floats of the table that one task owns: enough that looking through the tokens costs little beside them.
+const TASK: usize = 16 << 10;

@@ -38,8 +38,7 @@ impl Rule for Linear {
         let x = flat(graph, x, vec![rows, inner])?;
         let dx = graph.apply1(Op::MatMul(MatMul::default()), &node.path, &[dy, w])?;
         let dx = flat(graph, dx, whole)?;
-        let transposed = MatMul { a_transposed: true, b_transposed: false };
-        let dw = graph.apply1(Op::MatMul(transposed), &node.path, &[dy, x])?;
+        let dw = graph.apply1(Op::LinearGradWeight(LinearGradWeight), &node.path, &[dy, x])?;
         let mut grads = vec![Some(dx), Some(dw)];
         if node.inputs.len() == 3 {
             grads.push(Some(graph.apply1(Op::SumLeading(SumLeading { keep: 1 }), &node.path, &[dy])?));
@@ -51,13 +50,32 @@ impl Rule for Linear {
         let [y, ..] = io.y;
         let ((m, k), n) = (io.types[0].rows_cols(), io.types[1].shape[0]);
         let b = Mat::rows(io.x[1], k).transposed();
-        io.work.gemm(Gemm { m, n, k, a: Mat::rows(io.x[0], k), b, start: Start::Zero }, y, n);
-        if io.types.len() == 3 {
-            for row in y.chunks_exact_mut(n.max(1)) {
-                for (y, b) in row.iter_mut().zip(io.x[2]) {
-                    *y += *b;
-                }
-            }
-        }
+        let gemm = Gemm { m, n, k, a: Mat::rows(io.x[0], k), b, start: Start::Zero };
+        let bias = if io.types.len() == 3 { io.x[2] } else { &[] };
+        F::product(TeamGemm { gemm, shards: 1, bias }, y, n, io.work);
+    }
+}
+
+/// dW = dyᵀ x, each element one chain over ascending rows; of several shards, one chain a shard, added along the tree.
+/// dy: (row, out), x: (row, in), dW: (out, in).
+#[derive(Clone, Debug)]
+pub struct LinearGradWeight;
+
+impl Rule for LinearGradWeight {
+    const NAME: &'static str = "linear weight gradient";
+
+    fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
+        expect_axes(x, 0, "the gradient", "row, out")?;
+        expect_axes(x, 1, "the input", "row, in")?;
+        expect(x, 1, "the input", &[x[0].shape[0], x[1].shape[1]])?;
+        Ok(vec![Type::float(&[x[0].shape[1], x[1].shape[1]])])
+    }
+
+    fn run<F: Real>(&self, io: Io<'_, F>) {
+        let [dw, ..] = io.y;
+        let ((k, m), n) = (io.types[0].rows_cols(), io.types[1].shape[1]);
+        let (a, b) = (Mat::rows(io.x[0], m).transposed(), Mat::rows(io.x[1], n));
+        let gemm = Gemm { m, n, k, a, b, start: Start::Zero };
+        F::product(TeamGemm { gemm, shards: io.key.shards, bias: &[] }, dw, n, io.work);
     }
 }

@@ -39,6 +39,13 @@ impl Rule for MatMul {
     fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
         let Some(dy) = dy[0] else { return Ok(vec![None, None]) };
         let (a, b) = (node.inputs[0], node.inputs[1]);
+        if !self.a_transposed && !self.b_transposed {
+            // The sum over rows has an op of its own: in a unit they are the batch's, if A is made of it.
+            let da = MatMul { a_transposed: false, b_transposed: true };
+            let da = graph.apply1(Op::MatMul(da), &node.path, &[dy, b])?;
+            let db = graph.apply1(Op::LinearGradWeight(LinearGradWeight), &node.path, &[a, dy])?;
+            return Ok(vec![Some(da), Some(db)]);
+        }
         let mut product = |left, right, a_transposed, b_transposed| {
             graph.apply1(Op::MatMul(MatMul { a_transposed, b_transposed }), &node.path, &[left, right])
         };

@@ -24,6 +24,7 @@ mod reshape;
 mod scale;
 mod seed;
 mod sum_leading;
+mod sum_leaves;
 mod windows;
 
 pub use add::Add;
@@ -37,7 +38,7 @@ pub use dropout::Dropout;
 pub use embedding::{Embedding, EmbeddingGrad};
 pub use gelu::{Gelu, GeluGrad};
 pub use layer_norm::{LayerNorm, LayerNormGrad};
-pub use linear::Linear;
+pub use linear::{Linear, LinearGradWeight};
 pub use matmul::MatMul;
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use mul::Mul;
@@ -46,8 +47,9 @@ pub use reshape::Reshape;
 pub use scale::Scale;
 pub use seed::Seed;
 pub use sum_leading::SumLeading;
+pub use sum_leaves::SumLeaves;
 
-use crate::gemm::{Gemm, Pack};
+use crate::gemm::{Gemm, Pack, TeamGemm};
 use crate::graph::{Graph, Node, ShapeError, Type, Value};
 use crate::real::Real;
 use crate::team::Team;
@@ -113,6 +115,10 @@ pub struct Work<F> {
 pub struct Room<F> {
     pub pack: Pack<F>,
     pub columns: Vec<F>,
+    /// Left siblings of a sum over shards.
+    pub sums: Vec<F>,
+    /// Results of tasks that are not neighbours in the output.
+    pub parts: Vec<F>,
 }
 
 impl<F: Real> Work<F> {
@@ -121,8 +127,9 @@ impl<F: Real> Work<F> {
         Work { rooms: (0..team.threads()).map(|_| Room::default()).collect(), team }
     }
 
-    pub fn gemm(&mut self, product: Gemm<'_, F>, c: &mut [F], stride: usize) {
-        F::gemm(product, c, stride, &mut self.rooms[0].pack);
+    /// A product on all threads.
+    pub fn gemm(&mut self, gemm: Gemm<'_, F>, c: &mut [F], stride: usize) {
+        F::product(TeamGemm { gemm, shards: 1, bias: &[] }, c, stride, self);
     }
 }
 
@@ -193,6 +200,7 @@ ops!(
     LayerNorm,
     LayerNormGrad,
     Linear,
+    LinearGradWeight,
     MatMul,
     MaxPool,
     MaxPoolGrad,
@@ -203,6 +211,7 @@ ops!(
     Scale,
     Seed,
     SumLeading,
+    SumLeaves,
 );
 
 /// `wanted` shape for input `index` called `name`, or an error that names the axis that differs.

@@ -4,7 +4,7 @@
 //! figures, or `unsupported` with the reason. Then each line is a command, answered by one line of JSON:
 //! `export PATH` writes the weights and the batch as safetensors, `run N` makes N steps and gives their
 //! milliseconds and losses. `step peak THREADS` prints the GFLOP/s of multiply-adds alone. A step is what a job
-//! does: all shards' leaves, their sum along the tree, the update of the whole state. Nothing is sent.
+//! does: all shards' leaves in units, their sum along the tree, the update of the whole state. Nothing is sent.
 
 mod peak;
 mod rows;
@@ -63,7 +63,8 @@ struct Steps {
     scratch: Box<dyn Any + Send>,
     state: Vec<f32>,
     moments: Vec<Vec<f32>>,
-    shards: Vec<Batch>,
+    /// Full subtrees of shards that the network takes in one call.
+    units: Vec<Batch>,
     reduced: Vec<f32>,
     room: Vec<f32>,
     step: u64,
@@ -74,12 +75,17 @@ impl Steps {
         assert!(batch.is_multiple_of(shards), "a batch of {batch} is not {shards} equal shards");
         let network = build(&row.kind, &row.data, batch / shards).expect("the model fits its data");
         let layout = network.layout();
+        let unit = network.shards_max().min(shards);
+        let units = (0..shards).step_by(unit).map(|first| {
+            let shards = (first..first + unit).map(|shard| row.shard(shard, batch / shards));
+            shards.reduce(append).expect("a unit has a shard")
+        });
         Steps {
             row: row.clone(),
             scratch: network.new_scratch(threads),
             state: network.init(1),
             moments: vec![vec![0.0; layout.param_floats()]; moments_of(&row.optimizer)],
-            shards: (0..shards).map(|shard| row.shard(shard, batch / shards)).collect(),
+            units: units.collect(),
             reduced: vec![0.0; layout.reduced_floats()],
             room: Vec::new(),
             step: 0,
@@ -99,7 +105,7 @@ impl Steps {
     }
 
     fn once(&mut self) -> Tail {
-        let samples: usize = self.shards.iter().map(|shard| shard.slots.len()).sum();
+        let samples: usize = self.units.iter().map(|unit| unit.slots.len()).sum();
         let scale = 1.0 / (samples * self.row.targets()) as f32;
         let key = LeafKey { seed: 1, step: self.step, scale, label_smoothing: 0.0 };
         let tail = self.leaves(key);
@@ -120,10 +126,10 @@ impl Steps {
 
     /// The tree's sum of all shards' leaves.
     fn leaves(&mut self, key: LeafKey) -> Tail {
-        let Steps { network, scratch, state, shards, reduced, room, .. } = self;
+        let Steps { network, scratch, state, units, reduced, room, .. } = self;
         let mut tail = Tail::default();
-        tree_sum(shards.len(), reduced, room, |shard, leaf| {
-            tail = tail.add(network.leaf(&mut **scratch, state, &shards[shard], key, leaf));
+        tree_sum(units.len(), reduced, room, |unit, sum| {
+            tail = tail.add(network.sum(&mut **scratch, state, &units[unit], key, sum));
         });
         tail
     }
@@ -137,18 +143,29 @@ impl Steps {
             tensors.push((info.name.clone(), Dtype::F32, info.shape.clone(), bytes));
         }
         let all = |part: fn(&Batch) -> &Vec<i32>| -> Vec<u8> {
-            self.shards.iter().flat_map(part).flat_map(|x| x.to_le_bytes()).collect()
+            self.units.iter().flat_map(part).flat_map(|x| x.to_le_bytes()).collect()
         };
-        let samples = self.shards.iter().map(|shard| shard.slots.len()).sum();
-        let (dtype, x) = match self.shards[0].tokens.is_empty() {
-            true => (Dtype::F32, self.shards.iter().flat_map(|s| &s.features).flat_map(|x| x.to_le_bytes()).collect()),
-            false => (Dtype::I32, all(|shard| &shard.tokens)),
+        let samples = self.units.iter().map(|unit| unit.slots.len()).sum();
+        let (dtype, x) = match self.units[0].tokens.is_empty() {
+            true => {
+                (Dtype::F32, self.units.iter().flat_map(|unit| &unit.features).flat_map(|x| x.to_le_bytes()).collect())
+            }
+            false => (Dtype::I32, all(|unit| &unit.tokens)),
         };
-        let y = all(|shard| &shard.targets);
+        let y = all(|unit| &unit.targets);
         tensors.push(("x".into(), dtype, vec![samples, x.len() / 4 / samples], x));
         tensors.push(("y".into(), Dtype::I32, vec![samples, y.len() / 4 / samples], y));
         let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).expect("sizes agree");
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| (name, view(*dtype, shape, bytes)));
         serialize(views, None).expect("tensors have one name each")
     }
+}
+
+/// The samples of `next` behind those of `batch`.
+fn append(mut batch: Batch, next: Batch) -> Batch {
+    batch.features.extend(next.features);
+    batch.tokens.extend(next.tokens);
+    batch.targets.extend(next.targets);
+    batch.slots.extend(next.slots);
+    batch
 }

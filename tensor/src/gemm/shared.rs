@@ -1,0 +1,336 @@
+//! The product on a team of threads, also as the sum over shards: operands are packed once, tiles are tasks.
+//!
+//! C is cut into groups of tiles along rows and columns; a task owns its tiles of C from the first k to the last, so
+//! the bits are those of [`super::fast_on`] for any number of threads. B, and a block of A's rows, are packed by the
+//! team before, each panel by one task. Of several shards, k counts all their rows: a tile's chain restarts at each
+//! shard, and the shards' tiles are added along the tree while they lie in the first-level cache, 1.8 KB for each open
+//! level. So a sum over shards costs no more memory traffic than one long product.
+
+use super::{Gemm, Isa, K_BLOCK, Mat, Start, Tile, transpose};
+use crate::leaves;
+use crate::ops::{Room, take};
+use crate::real::Real;
+use crate::team::Team;
+
+/// C = A B (+ bias), summed over shards.
+#[derive(Clone, Copy, Debug)]
+pub struct TeamGemm<'a, F> {
+    pub gemm: Gemm<'a, F>,
+    /// A power of two that divides `gemm.k`; more than one only with `Start::Zero`.
+    pub shards: usize,
+    /// Of each column, added to the finished chains; empty: none.
+    pub bias: &'a [F],
+}
+
+/// Floats of B that are packed at once: 16 MiB, half of a usual third-level cache.
+const B_MAX: usize = 4 << 20;
+/// Floats of A that are packed at once.
+const A_MAX: usize = 1 << 20;
+/// Tiles of a task along rows: their packed A stays in the second-level cache while panels of B pass by.
+const TILES: usize = 8;
+/// Panels of a task along columns.
+const PANELS: usize = 16;
+/// Tasks for each thread: the last ones even out what the others left.
+const TASKS: usize = 4;
+
+/// Most elements of a tile.
+const TILE_MAX: usize = 14 * 32;
+
+/// A matrix that tasks write apart from each other.
+struct Out {
+    start: *mut f32,
+    len: usize,
+    stride: usize,
+}
+
+// SAFETY: tasks write disjoint tiles of a slice that `multiply` has borrowed exclusively.
+unsafe impl Sync for Out {}
+
+/// Writes C, whose rows are `stride` apart.
+pub(crate) fn multiply(
+    isa: Isa,
+    product: TeamGemm<'_, f32>,
+    c: &mut [f32],
+    stride: usize,
+    team: &Team,
+    rooms: &mut [Room<f32>],
+) {
+    let g = product.gemm;
+    if g.m == 0 || g.n == 0 {
+        return;
+    }
+    assert!(product.shards == 1 || (g.start == Start::Zero && g.k.is_multiple_of(product.shards)), "shards are alike");
+    assert!(c.len() >= (g.m - 1) * stride + g.n && stride >= g.n, "C holds the product");
+    let c = Out { start: c.as_mut_ptr(), len: c.len(), stride };
+    let (height, width) = isa.tile();
+    let k = g.k.max(1);
+    let columns = (B_MAX / k / width).max(1) * width;
+    // Tiles of almost one height waste less than full ones and a low rest.
+    let height = g.m.div_ceil(g.m.div_ceil(height));
+    let rows = (A_MAX / k / height).max(1) * height;
+    let [mut a, mut b] = [std::mem::take(&mut rooms[0].pack.shared_a), std::mem::take(&mut rooms[0].pack.shared_b)];
+    for n0 in (0..g.n).step_by(columns) {
+        let n = columns.min(g.n - n0);
+        for m0 in (0..g.m).step_by(rows) {
+            let m = rows.min(g.m - m0);
+            let cut = Cut { isa, product, height, width, m0, m, n0, n };
+            cut.pack(m0 == 0, &mut a, &mut b, team);
+            cut.run(&a, &b, &c, team, rooms);
+        }
+    }
+    (rooms[0].pack.shared_a, rooms[0].pack.shared_b) = (a, b);
+}
+
+/// Rows and columns of C whose operands are packed at once.
+struct Cut<'a> {
+    isa: Isa,
+    product: TeamGemm<'a, f32>,
+    height: usize,
+    width: usize,
+    m0: usize,
+    m: usize,
+    n0: usize,
+    n: usize,
+}
+
+impl Cut<'_> {
+    fn tiles(&self) -> usize {
+        self.m.div_ceil(self.height)
+    }
+
+    fn panels(&self) -> usize {
+        self.n.div_ceil(self.width)
+    }
+
+    /// Packs the rows of A as tiles of (k, height) and, if asked, the columns of B as panels of (k, width).
+    fn pack(&self, with_b: bool, a: &mut Vec<f32>, b: &mut Vec<f32>, team: &Team) {
+        let Gemm { k, a: from_a, b: from_b, .. } = self.product.gemm;
+        let (tile, panel) = ((k * self.height).max(1), (k * self.width).max(1));
+        let a = take(a, self.tiles() * tile);
+        team.chunks(a, tile, |_, i, out| {
+            let first = i * self.height;
+            let rows = self.height.min(self.m - first);
+            panel_of(from_a.transposed(), self.m0 + first, k, (rows, rows), out);
+        });
+        if with_b {
+            let b = take(b, self.panels() * panel);
+            team.chunks(b, panel, |_, j, out| {
+                let first = j * self.width;
+                panel_of(from_b, self.n0 + first, k, (self.width.min(self.n - first), self.width), out);
+            });
+        }
+    }
+
+    fn run(&self, a: &[f32], b: &[f32], c: &Out, team: &Team, rooms: &mut [Room<f32>]) {
+        let (tiles, panels) = (self.tiles(), self.panels());
+        let (mut rows, mut columns) = (tiles.min(TILES), panels.min(PANELS));
+        let tasks = |rows: usize, columns: usize| tiles.div_ceil(rows) * panels.div_ceil(columns);
+        while team.threads() > 1 && tasks(rows, columns) < TASKS * team.threads() && rows * columns > 1 {
+            if columns > 1 { columns = columns.div_ceil(2) } else { rows = rows.div_ceil(2) }
+        }
+        let across = panels.div_ceil(columns);
+        team.run_in(rooms, tasks(rows, columns), |room, task| {
+            let (i, j) = (task / across * rows, task % across * columns);
+            let part = Part { a, b, c, i: i..tiles.min(i + rows), j: j..panels.min(j + columns) };
+            match self.product.shards {
+                1 => self.chains(&part),
+                _ => self.trees(&part, &mut room.sums),
+            }
+        });
+    }
+
+    /// Tiles of one task, k block by k block.
+    fn chains(&self, part: &Part<'_>) {
+        let k = self.product.gemm.k;
+        for k0 in (0..k.max(1)).step_by(K_BLOCK) {
+            let len = K_BLOCK.min(k - k0);
+            let start = if k0 == 0 { self.product.gemm.start } else { Start::Go };
+            for (i, j) in part.tiles() {
+                let (rows, columns) = self.size(i, j);
+                let mut edge = [0.0f32; TILE_MAX];
+                let at = part.c.at(self, i, j);
+                let is_whole = columns == self.width;
+                if !is_whole && start == Start::Go {
+                    part.c.load(at, rows, columns, &mut edge, self.width);
+                }
+                let (c, c_len, c_stride) = match is_whole {
+                    true => part.c.tile(at, rows, columns),
+                    false => (edge.as_mut_ptr(), edge.len(), self.width),
+                };
+                if len > 0 {
+                    let (a, b) = self.panels_of(part, i, j, rows, k0, len);
+                    self.isa.run(Tile {
+                        rows,
+                        k: len,
+                        a,
+                        b,
+                        b_stride: self.width,
+                        c,
+                        c_len,
+                        c_stride,
+                        start,
+                        left: &[],
+                    });
+                } else if start == Start::Zero && is_whole {
+                    part.c.store(at, rows, columns, &edge, self.width);
+                }
+                if !is_whole {
+                    part.c.store(at, rows, columns, &edge, self.width);
+                }
+            }
+        }
+        self.add_bias(part);
+    }
+
+    /// Tiles of one task, each walked from the first shard to the last. `room` holds the left siblings that wait, one
+    /// tile a level: see `leaves::climb`.
+    fn trees(&self, part: &Part<'_>, room: &mut Vec<f32>) {
+        let (shards, k) = (self.product.shards, self.product.gemm.k / self.product.shards);
+        let room = take(room, (shards.ilog2() as usize + 1) * TILE_MAX);
+        for (i, j) in part.tiles() {
+            let (rows, columns) = self.size(i, j);
+            let len = rows * self.width;
+            for shard in 0..shards {
+                let closed = shard.trailing_ones() as usize;
+                let (left, sum) = room.split_at_mut(closed * len);
+                let sum = &mut sum[..len];
+                if k == 0 {
+                    // Leaves without rows are +0, and so is their sum.
+                    sum.fill(0.0);
+                    continue;
+                }
+                let (a, b) = self.panels_of(part, i, j, rows, shard * k, k);
+                let (c, c_len, c_stride) = (sum.as_mut_ptr(), len, self.width);
+                let start = Start::Zero;
+                self.isa.run(Tile { rows, k, a, b, b_stride: self.width, c, c_len, c_stride, start, left });
+            }
+            let sum = &room[shards.ilog2() as usize * len..][..len];
+            part.c.store(part.c.at(self, i, j), rows, columns, sum, self.width);
+        }
+        self.add_bias(part);
+    }
+
+    fn size(&self, i: usize, j: usize) -> (usize, usize) {
+        (self.height.min(self.m - i * self.height), self.width.min(self.n - j * self.width))
+    }
+
+    /// Packed A of a tile and B of a panel, from `k0` on.
+    fn panels_of<'p>(
+        &self,
+        part: &Part<'p>,
+        i: usize,
+        j: usize,
+        rows: usize,
+        k0: usize,
+        len: usize,
+    ) -> (&'p [f32], &'p [f32]) {
+        let k = self.product.gemm.k;
+        let a = &part.a[i * k * self.height + k0 * rows..][..len * rows];
+        (a, &part.b[j * k * self.width + k0 * self.width..][..len * self.width])
+    }
+
+    fn add_bias(&self, part: &Part<'_>) {
+        let bias = self.product.bias;
+        if bias.is_empty() {
+            return;
+        }
+        for (i, j) in part.tiles() {
+            let (rows, columns) = self.size(i, j);
+            let bias = &bias[self.n0 + j * self.width..][..columns];
+            part.c.rows(part.c.at(self, i, j), rows, columns, |_, row| {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
+            });
+        }
+    }
+}
+
+/// What one task reads, and the tiles that it alone writes.
+struct Part<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    c: &'a Out,
+    i: std::ops::Range<usize>,
+    j: std::ops::Range<usize>,
+}
+
+impl Part<'_> {
+    /// Panel by panel: B's stays in the first-level cache while A's tiles pass by.
+    fn tiles(&self) -> impl Iterator<Item = (usize, usize)> {
+        let i = self.i.clone();
+        self.j.clone().flat_map(move |j| i.clone().map(move |i| (i, j)))
+    }
+}
+
+impl Out {
+    /// First element of a tile.
+    fn at(&self, cut: &Cut<'_>, i: usize, j: usize) -> usize {
+        (cut.m0 + i * cut.height) * self.stride + cut.n0 + j * cut.width
+    }
+
+    /// A tile as the kernels take it: start, elements up to its end, and distance of its rows.
+    fn tile(&self, at: usize, rows: usize, columns: usize) -> (*mut f32, usize, usize) {
+        let len = (rows - 1) * self.stride + columns;
+        assert!(at + len <= self.len, "the tile lies in C");
+        (self.start.wrapping_add(at), len, self.stride)
+    }
+
+    /// Visits the rows of a tile of the calling task.
+    fn rows(&self, at: usize, rows: usize, columns: usize, mut visit: impl FnMut(usize, &mut [f32])) {
+        let (start, ..) = self.tile(at, rows, columns);
+        for r in 0..rows {
+            // SAFETY: `tile` checked the bounds. Tiles do not overlap and each belongs to one task, which has no other
+            // reference into it here.
+            visit(r, unsafe { std::slice::from_raw_parts_mut(start.add(r * self.stride), columns) });
+        }
+    }
+
+    fn load(&self, at: usize, rows: usize, columns: usize, to: &mut [f32], width: usize) {
+        self.rows(at, rows, columns, |r, row| to[r * width..][..columns].copy_from_slice(row));
+    }
+
+    fn store(&self, at: usize, rows: usize, columns: usize, from: &[f32], width: usize) {
+        self.rows(at, rows, columns, |r, row| row.copy_from_slice(&from[r * width..][..columns]));
+    }
+}
+
+/// Packs columns `first..first + columns` of a matrix of `k` rows as (k, width), zeros behind the last column.
+fn panel_of(from: Mat<'_, f32>, first: usize, k: usize, (columns, width): (usize, usize), out: &mut [f32]) {
+    if k == 0 {
+        return;
+    }
+    let data = &from.data[first * from.col..];
+    let out = &mut out[..k * width];
+    if from.col == 1 {
+        for (p, row) in out.chunks_exact_mut(width).enumerate() {
+            row[..columns].copy_from_slice(&data[p * from.row..][..columns]);
+            row[columns..].fill(0.0);
+        }
+        return;
+    }
+    if columns < width {
+        out.fill(0.0);
+    }
+    if from.row == 1 {
+        return transpose::copy(data, from.col, out, width, (columns, k));
+    }
+    for (p, row) in out.chunks_exact_mut(width).enumerate() {
+        for (column, x) in row[..columns].iter_mut().enumerate() {
+            *x = data[column * from.col + p * from.row];
+        }
+    }
+}
+
+/// The reference, on one thread: products rounded before they are added.
+pub(crate) fn plain<F: Real>(product: TeamGemm<'_, F>, c: &mut [F], stride: usize, room: &mut Vec<F>) {
+    let TeamGemm { gemm: g, shards, bias } = product;
+    let k = g.k / shards;
+    let shard_of = |mat: Mat<'_, F>, along: usize, shard: usize| (shard * k * along).min(mat.data.len());
+    leaves::tree_sum(shards, &mut c[..((g.m * stride) + g.n).saturating_sub(stride)], room, |shard, c| {
+        let a = Mat { data: &g.a.data[shard_of(g.a, g.a.col, shard)..], ..g.a };
+        let b = Mat { data: &g.b.data[shard_of(g.b, g.b.row, shard)..], ..g.b };
+        super::plain(Gemm { k, a, b, ..g }, c, stride);
+    });
+    for row in c.chunks_mut(stride.max(1)).take(g.m) {
+        row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
+    }
+}
