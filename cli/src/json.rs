@@ -42,6 +42,14 @@ pub fn job(status: &JobStatus) -> Value {
         "max_workers": status.max_workers,
         "stalls_ms": status.stalls_ms,
         "submitted_unix_ms": status.submitted_unix_ms,
+        "published_on": status.published_on,
+        "run_dir_differs": status.run_dir_differs,
+        "unpublished": status.unpublished.as_ref().map(|(node, why)| json!({
+            "node": node,
+            "round": why.round,
+            "error": why.error,
+            "since_unix_ms": why.since_unix_ms,
+        })),
     })
 }
 

@@ -27,6 +27,8 @@ struct Last {
     state: Option<JobState>,
     reason: String,
     fault: Option<Fault>,
+    unpublished: bool,
+    run_dir_differs: bool,
 }
 
 impl Progress {
@@ -84,6 +86,7 @@ impl Progress {
                 ));
             }
         }
+        self.say_disks(status);
         let workers = status.members.iter().filter(|m| m.rank.is_some()).count();
         if status.state == JobState::Running && !self.last.started && workers > 0 && status.steps_total > 0 {
             self.last.started = true;
@@ -112,6 +115,25 @@ impl Progress {
         }
         if !waits {
             self.last.state = Some(status.state);
+        }
+    }
+
+    /// Each once: the text of an error may change with each try.
+    fn say_disks(&mut self, status: &JobStatus) {
+        if let Some((node, why)) = status.unpublished.as_ref().filter(|_| !self.last.unpublished) {
+            self.say(&format!("a checkpoint could not be written on {node}; it is tried again: {}", why.error));
+        }
+        if self.last.unpublished
+            && status.unpublished.is_none()
+            && status.published.is_some()
+            && !status.members.is_empty()
+        {
+            self.say("checkpoints are written again");
+        }
+        self.last.unpublished = status.unpublished.is_some();
+        if let Some(differs) = status.run_dir_differs.as_ref().filter(|_| !self.last.run_dir_differs) {
+            self.say(&format!("warning: {differs}"));
+            self.last.run_dir_differs = true;
         }
     }
 

@@ -40,6 +40,7 @@ struct Record<'a> {
     reason: &'a str,
     state_sha256: Option<String>,
     checkpoint: Option<&'a str>,
+    checkpoint_on: Option<&'a str>,
     restarts: u32,
     seconds: f64,
     first_step_seconds: Option<f64>,
@@ -94,6 +95,7 @@ impl Ending<'_> {
             reason: &status.reason,
             state_sha256: published.map(|p| p.state_sha256.to_string()),
             checkpoint: published.map(|p| p.path.as_str()),
+            checkpoint_on: status.published_on.as_ref().map(|node| node.as_str()),
             restarts: status.restarts,
             seconds: self.took_ms as f64 / 1e3,
             first_step_seconds: self.first_step_ms.map(|ms| ms as f64 / 1e3),
@@ -143,6 +145,9 @@ impl Ending<'_> {
             say("stall after faults", format!("{p50} ms median, {p99} ms p99"));
         }
         say("run directory", short(&status.run_dir));
+        if let (Some(_), Some(published)) = (&status.run_dir_differs, &status.published) {
+            say("checkpoint", show::lies_at(status, &published.path));
+        }
         lines.join("\n") + "\n"
     }
 }
@@ -198,6 +203,9 @@ mod tests {
             max_workers: 4,
             stalls_ms: vec![30, 10, 20],
             submitted_unix_ms: 0,
+            published_on: None,
+            run_dir_differs: None,
+            unpublished: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::exit::Exit;
 use anyhow::{Context, Result};
+use elastic_spec::api::JobStatus;
 use elastic_spec::layout::Tail;
 use std::io::Write;
 
@@ -89,6 +90,14 @@ pub fn plural(count: u64, word: &str) -> String {
 pub fn ago(unix_ms: u64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
     format!("{} ago", span((now as u64).saturating_sub(unix_ms)))
+}
+
+/// A path, with its node where that is not any.
+pub fn lies_at(status: &JobStatus, path: &str) -> String {
+    match (&status.run_dir_differs, &status.published_on) {
+        (Some(_), Some(node)) => format!("on {node}: {path}"),
+        _ => path.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -167,10 +167,19 @@ impl Wire for JobStatus {
             max_workers: small("max_workers", pb.max_workers)?,
             stalls_ms: pb.stalls_ms,
             submitted_unix_ms: pb.submitted_unix_ms,
+            published_on: pb.published_on.map(|id| node("published_on", id)).transpose()?,
+            run_dir_differs: pb.run_dir_differs.map(|words| text("run_dir_differs", words)).transpose()?,
+            unpublished: match (pb.unpublished_on, maybe("unpublished", pb.unpublished)?) {
+                (None, None) => None,
+                (Some(on), Some(why)) => Some((node("unpublished_on", on)?, why)),
+                (Some(_), None) => return Err(WireError::new("unpublished", "is missing beside unpublished_on")),
+                (None, Some(_)) => return Err(WireError::new("unpublished_on", "is missing beside unpublished")),
+            },
         })
     }
 
     fn write(self) -> pb::JobStatus {
+        let (unpublished_on, unpublished) = self.unpublished.unzip();
         pb::JobStatus {
             job: self.job.to_string(),
             name: self.name,
@@ -192,6 +201,10 @@ impl Wire for JobStatus {
             max_workers: self.max_workers.into(),
             stalls_ms: self.stalls_ms,
             submitted_unix_ms: self.submitted_unix_ms,
+            published_on: self.published_on.map(|node| node.to_string()),
+            run_dir_differs: self.run_dir_differs.map(cut),
+            unpublished: unpublished.map(Wire::write),
+            unpublished_on: unpublished_on.map(|node| node.to_string()),
         }
     }
 }

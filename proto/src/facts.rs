@@ -4,8 +4,8 @@ use crate::convert::{Wire, WireError, address, at_most, cut, digest, each, job, 
 use crate::convert::{one, secret, small, text, word, workers};
 use crate::pb;
 use elastic_spec::facts::{
-    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, WorkerReport,
-    WorkerStatus, WorkerUp,
+    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, Unpublished,
+    WorkerReport, WorkerStatus, WorkerUp,
 };
 use elastic_spec::layout::Tail;
 use elastic_spec::limits::{INPUTS_MAX, JOBS_MAX, SPEC_BYTES_MAX, STALLS_MAX, WORKERS_MAX};
@@ -135,6 +135,8 @@ impl Wire for WorkerStatus {
             published: maybe("published", pb.published)?,
             error: pb.error.map(|error| text("error", error)).transpose()?,
             stalls_ms: pb.stalls_ms,
+            run_dir_id: pb.run_dir_id,
+            unpublished: maybe("unpublished", pb.unpublished)?,
         })
     }
 
@@ -154,7 +156,21 @@ impl Wire for WorkerStatus {
             published: self.published.map(Wire::write),
             error: self.error.map(cut),
             stalls_ms: self.stalls_ms,
+            run_dir_id: self.run_dir_id,
+            unpublished: self.unpublished.map(Wire::write),
         }
+    }
+}
+
+impl Wire for Unpublished {
+    type Pb = pb::Unpublished;
+
+    fn read(pb: pb::Unpublished) -> Result<Unpublished, WireError> {
+        Ok(Unpublished { round: Round(pb.round), error: text("error", pb.error)?, since_unix_ms: pb.since_unix_ms })
+    }
+
+    fn write(self) -> pb::Unpublished {
+        pb::Unpublished { round: self.round.0, error: cut(self.error), since_unix_ms: self.since_unix_ms }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the CLI asks of a coordinator and what it is told.
 
-use crate::facts::{Metrics, Published};
+use crate::facts::{Metrics, Published, Unpublished};
 use crate::ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Step, Term, WorkerId};
 use crate::view::Role;
 use bytes::Bytes;
@@ -40,6 +40,12 @@ pub struct JobStatus {
     pub max_workers: u16,
     pub stalls_ms: Vec<u32>,
     pub submitted_unix_ms: u64,
+    /// The node that holds `published`, as far as known.
+    pub published_on: Option<NodeId>,
+    /// Which nodes see different run directories, in words; none: as far as known all see the same.
+    pub run_dir_differs: Option<String>,
+    /// The writer's checkpoints do not come off: its node, and why.
+    pub unpublished: Option<(NodeId, Unpublished)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

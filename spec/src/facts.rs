@@ -91,6 +91,10 @@ pub struct WorkerStatus {
     pub error: Option<String>,
     /// Longest waits of this worker from a fault to its next commit, in ms, newest last, bounded.
     pub stalls_ms: Vec<u32>,
+    /// Which run directory it sees: a random number that lies in it. None: not known, or it could not be read.
+    pub run_dir_id: Option<u64>,
+    /// Why its newest try to publish a checkpoint did not come off; none once one did.
+    pub unpublished: Option<Unpublished>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +132,17 @@ pub struct Published {
     pub path: String,
     pub weights_sha256: Digest,
     pub state_sha256: Digest,
+}
+
+/// A checkpoint that could not be written, and is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpublished {
+    /// Of the state that was to be written last.
+    pub round: Round,
+    /// In words for a person.
+    pub error: String,
+    /// The first try of the row that failed; unix time in ms, for persons only.
+    pub since_unix_ms: u64,
 }
 
 /// What a worker sends to its agent over their socket: first who it is, then its whole status each time.

@@ -10,7 +10,7 @@
 //! | [`member_loop`] | the one task that owns the member |
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
 //! | [`sums`] | owned chunks, added up beside it |
-//! | [`publisher`], [`contents`], [`rows`] | checkpoints and the event log, written beside it |
+//! | [`publisher`], [`contents`], [`rows`], [`run_dir`] | checkpoints and the event log, written beside it |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
 mod agent_link;
@@ -24,6 +24,7 @@ mod member_loop;
 mod pool;
 mod publisher;
 mod rows;
+mod run_dir;
 mod state;
 mod status;
 mod stderr;
@@ -46,7 +47,7 @@ use env::Env;
 use fault::{Alarm, Fault, words_of};
 use member_loop::{Inputs, MemberLoop, Outputs};
 use pool::{Pool, Shared};
-use publisher::{Place, Publisher};
+use publisher::{Failing, Place, Publisher};
 use status::Speaker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -125,7 +126,7 @@ async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leavin
     let (answer, answers) = mpsc::channel(ANSWERS_MAX);
     let (tasks, queue) = sync_channel(TASKS_MAX);
     let mut inputs = Inputs { answers, links: link_events, alarms };
-    let (threads, checkpoints) = (threads(env, &order), order.checkpoints());
+    let (threads, mut last_place) = (threads(env, &order), place(env, &order));
     let (ready, mut booted) = oneshot::channel();
     let seat = Seat { env: env.clone(), order, build, threads, alarm: alarm.clone(), answer: answer.clone() };
     alarm.thread("train", move || seat.train(ready, queue));
@@ -133,11 +134,14 @@ async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leavin
 
     let sums = Sums::start(threads, ready.config.shards, &alarm, &answer);
     let round = ready.shared.state.read().expect("the state is whole").round;
-    let speaker = Speaker::new(&agent.said(), ready.shared.clone(), ready.metrics, ready.published);
+    let mut speaker = Speaker::new(&agent.said(), ready.shared.clone(), ready.metrics, ready.published);
+    (speaker.failing, speaker.run_dir_id) = (ready.failing, ready.run_dir_id);
     let mut rank = MemberLoop::new(ready.config, speaker, Outputs { tasks, sums, links: links.clone() });
     let leaving = rank.run(round, agent, &mut inputs).await?;
     if leaving == Leaving::Finished {
-        rank.speaker.complete(&checkpoints);
+        let view = rank.status().view;
+        let writes = view.filter(|view| view.members.first().is_some_and(|first| first.worker == env.worker));
+        rank.speaker.complete(&mut last_place, writes.map(|view| view.epoch));
         fail::point("finished");
     }
     let last = rank.status();
@@ -202,6 +206,8 @@ struct Ready {
     shared: Arc<Shared>,
     metrics: Arc<Mutex<Option<Metrics>>>,
     published: Arc<Mutex<Option<Published>>>,
+    failing: Failing,
+    run_dir_id: Option<u64>,
 }
 
 impl Seat {
@@ -217,22 +223,28 @@ impl Seat {
         let Booted { job, state, restored } = booted;
         let shared = Shared::new(job, state);
         let (metrics, published) = (Arc::default(), Arc::new(Mutex::new(restored)));
-        let publisher =
-            Publisher::start(self.place(), shared.clone(), published.clone(), &self.alarm, self.answer.clone());
+        let publisher = Publisher::start(
+            place(&self.env, &self.order),
+            shared.clone(),
+            published.clone(),
+            &self.alarm,
+            self.answer.clone(),
+        );
+        let (failing, run_dir_id) = (publisher.failing.clone(), run_dir::id(self.order.run_dir()));
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));
-        if ready.send(Ok(Ready { config, shared, metrics, published })).is_ok() {
+        if ready.send(Ok(Ready { config, shared, metrics, published, failing, run_dir_id })).is_ok() {
             trainer.run(queue, self.answer);
         }
     }
+}
 
-    fn place(&self) -> Place {
-        Place {
-            checkpoints: self.order.checkpoints(),
-            origin: self.order.origin(&self.env.job),
-            keep: self.order.keep(),
-            events: self.order.run_dir().join("events.jsonl"),
-        }
+fn place(env: &Env, order: &Order) -> Place {
+    Place {
+        checkpoints: order.checkpoints(),
+        origin: order.origin(&env.job),
+        keep: order.keep(),
+        events: order.run_dir().join("events.jsonl"),
     }
 }
 

@@ -13,11 +13,12 @@ use crate::state::State;
 use anyhow::{Context, Result};
 use elastic_checkpoint::{Checkpoints, Disk, DiskFile, Fs, Keep, Manifest, Origin};
 use elastic_member::Event;
-use elastic_spec::facts::Published;
+use elastic_spec::facts::{Published, Unpublished};
 use elastic_spec::{Epoch, Round};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::Sender;
 
 /// What is written: copied by the training thread, in its turn.
@@ -38,7 +39,11 @@ pub struct Place {
 /// The newest checkpoint that this worker knows the place of.
 pub type Newest = Arc<Mutex<Option<Published>>>;
 
+/// Why the newest try did not come off; none once one did.
+pub type Failing = Arc<Mutex<Option<Unpublished>>>;
+
 pub struct Publisher {
+    pub failing: Failing,
     waiting: Arc<(Mutex<Waiting>, Condvar)>,
 }
 
@@ -52,9 +57,10 @@ struct Waiting {
 impl Publisher {
     pub fn start(place: Place, shared: Arc<Shared>, newest: Newest, alarm: &Alarm, events: Sender<Event>) -> Publisher {
         let waiting: Arc<(Mutex<Waiting>, Condvar)> = Arc::default();
-        let theirs = waiting.clone();
-        alarm.thread("publish", move || run(&theirs, place, &shared, &newest, &events));
-        Publisher { waiting }
+        let failing = Failing::default();
+        let (theirs, told) = (waiting.clone(), (newest, failing.clone()));
+        alarm.thread("publish", move || run(&theirs, place, &shared, &told, &events));
+        Publisher { failing, waiting }
     }
 
     /// Has `copy` published once what is being written now is done. Does not wait.
@@ -71,7 +77,7 @@ fn run(
     waiting: &(Mutex<Waiting>, Condvar),
     mut place: Place,
     shared: &Shared,
-    newest: &Newest,
+    (newest, failing): &(Newest, Failing),
     events: &Sender<Event>,
 ) {
     loop {
@@ -80,10 +86,14 @@ fn run(
         let done = match place.write(&shared.job, &copy) {
             Ok(published) => {
                 *newest.lock().expect("no one panics with this lock") = Some(published);
+                *failing.lock().expect("no one panics with this lock") = None;
                 true
             }
             Err(error) => {
                 tracing::warn!(%round, error = format!("{error:#}"), "a checkpoint was not published; it is tried again");
+                let mut failing = failing.lock().expect("no one panics with this lock");
+                let since_unix_ms = failing.as_ref().map_or_else(unix_ms, |before| before.since_unix_ms);
+                *failing = Some(Unpublished { round, error: format!("{error:#}"), since_unix_ms });
                 false
             }
         };
@@ -93,6 +103,11 @@ fn run(
             }
         }
     }
+}
+
+/// For persons only.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn next((waiting, woken): &(Mutex<Waiting>, Condvar)) -> (Copy, Vec<Round>) {

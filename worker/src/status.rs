@@ -1,11 +1,11 @@
 //! What this worker says of itself: the member's view of things, and what trainer and publisher know.
 
 use crate::pool::Shared;
-use elastic_checkpoint::Checkpoints;
+use crate::publisher::{Copy, Failing, Place};
 use elastic_member::{Member, Status};
-use elastic_spec::Step;
 use elastic_spec::facts::{Metrics, Phase, Published, WorkerStatus};
 use elastic_spec::limits::STALLS_MAX;
+use elastic_spec::{Epoch, Step};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,8 @@ pub struct Speaker {
     pub shared: Arc<Shared>,
     pub metrics: Arc<Mutex<Option<Metrics>>>,
     pub published: Arc<Mutex<Option<Published>>>,
+    pub failing: Failing,
+    pub run_dir_id: Option<u64>,
     stalls_ms: VecDeque<u32>,
 }
 
@@ -28,7 +30,8 @@ impl Speaker {
         published: Arc<Mutex<Option<Published>>>,
     ) -> Speaker {
         let (address, numerics) = (blank.address.clone(), blank.numerics);
-        Speaker { address, numerics, shared, metrics, published, stalls_ms: VecDeque::new() }
+        let (failing, run_dir_id, stalls_ms) = (Failing::default(), None, VecDeque::new());
+        Speaker { address, numerics, shared, metrics, published, failing, run_dir_id, stalls_ms }
     }
 
     pub fn stalled(&mut self, ms: u64) {
@@ -36,19 +39,29 @@ impl Speaker {
         self.stalls_ms.push_front(ms.try_into().unwrap_or(u32::MAX));
     }
 
-    /// The last state is published, if not by this worker: its digests are the same here.
-    pub fn complete(&self, checkpoints: &Checkpoints) {
+    /// The last state is published, if not by this worker: its digests are the same here. The writer that cannot see it,
+    /// because an earlier writer put it where this node does not look, writes it once more: it lies with the last writer.
+    pub fn complete(&self, place: &mut Place, writes_in: Option<Epoch>) {
         let state = self.shared.state.read().expect("the state is whole");
         let mut published = self.published.lock().expect("no one panics with this lock");
         if published.as_ref().is_some_and(|p| p.round == state.round) {
             return;
         }
         let contents = self.shared.job.contents(&state);
+        let dir = place.checkpoints.dir().to_path_buf();
         let (step, weights_sha256) = (contents.step, contents.weights_digest());
         // Another's checkpoint may lie where this node cannot see it.
-        let there = elastic_checkpoint::list(checkpoints.dir()).unwrap_or_default();
+        let there = elastic_checkpoint::list(&dir).unwrap_or_default();
         let there = there.into_iter().find(|c| c.step == step && c.weights_sha256 == Some(weights_sha256));
-        let path = there.map_or_else(|| checkpoints.dir().to_path_buf(), |checkpoint| checkpoint.path);
+        if let (None, Some(epoch)) = (&there, writes_in) {
+            match place.write(&self.shared.job, &Copy { state: state.clone(), epoch }) {
+                Ok(written) => return *published = Some(written),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the last checkpoint lies on another node only")
+                }
+            }
+        }
+        let path = there.map_or(dir, |checkpoint| checkpoint.path);
         *published = Some(Published {
             round: state.round,
             step,
@@ -76,6 +89,8 @@ impl Speaker {
             published: self.published.lock().expect("no one panics with this lock").clone(),
             error: None,
             stalls_ms: self.stalls_ms.iter().rev().copied().collect(),
+            run_dir_id: self.run_dir_id,
+            unpublished: self.failing.lock().expect("no one panics with this lock").clone(),
         }
     }
 }
@@ -97,5 +112,7 @@ pub fn blank(address: String, numerics: u64) -> WorkerStatus {
         published: None,
         error: None,
         stalls_ms: Vec::new(),
+        run_dir_id: None,
+        unpublished: None,
     }
 }

@@ -53,9 +53,15 @@ fn words(status: &JobStatus) -> String {
     }
     if let Some(published) = &status.published {
         say("checkpoint", format!("step {}, weights {}", published.step, published.weights_sha256));
-        say("", published.path.clone());
+        say("", show::lies_at(status, &published.path));
+    }
+    if let Some((node, why)) = &status.unpublished {
+        say("unwritten", format!("checkpoints on {node} fail, first {}: {}", show::ago(why.since_unix_ms), why.error));
     }
     say("run", status.run_dir.clone());
+    if let Some(differs) = &status.run_dir_differs {
+        say("", differs.clone());
+    }
     if !status.members.is_empty() {
         let heads = ["RANK", "WORKER", "NODE", "SLOT", "ROLE", "SHARDS", "ROUND", "HEARD"];
         let rows: Vec<_> = status.members.iter().map(member).collect();

@@ -159,9 +159,9 @@ impl Job {
     }
 
     /// A worker says that all is done, whether it still runs or not.
-    pub(crate) fn finish(&mut self, worker: WorkerId, status: &WorkerStatus, cluster: &mut Cluster) {
+    pub(crate) fn finish(&mut self, node: &NodeId, worker: WorkerId, status: &WorkerStatus, cluster: &mut Cluster) {
         assert_eq!(status.phase, Phase::Finished, "only a finished worker ends a job well");
-        self.observe(cluster.now, status);
+        self.observe_finished(cluster.now, node, worker, status);
         let own = self.slots.values_mut().filter_map(|s| s.worker.as_mut()).find(|w| w.id == worker);
         match own {
             Some(own) => own.status = Some(status.clone()),

@@ -76,6 +76,10 @@ pub(crate) struct Seen {
     pub steps_total: u64,
     pub metrics: Option<Metrics>,
     pub published: Option<Published>,
+    /// Whose report that was.
+    pub published_on: Option<NodeId>,
+    /// Which run directory each node sees, as its workers report.
+    pub run_dirs: BTreeMap<NodeId, u64>,
     /// Of workers that are gone, newest last.
     pub stalls_ms: Vec<u32>,
     /// A round that somebody reached, and when that was known.
@@ -227,7 +231,7 @@ impl Job {
     }
 
     /// Takes in what a worker says of the job as a whole.
-    pub fn observe(&mut self, now: Millis, status: &WorkerStatus) {
+    pub fn observe(&mut self, now: Millis, node: &NodeId, status: &WorkerStatus) {
         let seen = &mut self.seen;
         seen.steps_total = seen.steps_total.max(status.steps_total);
         seen.step = seen.step.max(status.step);
@@ -246,6 +250,7 @@ impl Job {
         let published = seen.published.as_ref().map(|p| p.round);
         if let Some(newer) = status.published.as_ref().filter(|p| Some(p.round) > published) {
             seen.published = Some(newer.clone());
+            seen.published_on = Some(node.clone());
         }
     }
 

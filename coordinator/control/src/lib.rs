@@ -13,6 +13,7 @@ pub mod machine;
 mod note;
 
 mod budget;
+mod disks;
 mod faults;
 mod inputs;
 mod leave;

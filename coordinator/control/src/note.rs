@@ -217,6 +217,11 @@ pub enum Note {
         state: JobState,
         reason: String,
     },
+    /// Nodes of one job see different run directories.
+    RunDirDiffers {
+        job: JobId,
+        words: String,
+    },
     /// Our own loop stood still: nobody's silence counts.
     Gap {
         ms: u64,
@@ -252,6 +257,7 @@ impl Note {
             | Note::Evicted { .. }
             | Note::Fault { .. }
             | Note::GoesOnWithout { .. }
+            | Note::RunDirDiffers { .. }
             | Note::State { state: JobState::Paused, .. }
             | Note::Gap { .. } => Level::Warn,
             _ => Level::Info,
@@ -276,6 +282,7 @@ impl Note {
             | Note::Restart { job, .. }
             | Note::Refreshed { job, .. }
             | Note::GoesOnWithout { job, .. }
+            | Note::RunDirDiffers { job, .. }
             | Note::State { job, .. } => Some(job),
             _ => None,
         }
@@ -339,6 +346,7 @@ impl fmt::Display for Note {
             }
             Note::GoesOnWithout { job, slot } => write!(f, "{job}/{slot} stays down: no restart is left"),
             Note::State { job, state, reason } => write!(f, "{job} {}: {reason}", state.as_str()),
+            Note::RunDirDiffers { job, words } => write!(f, "{job}: {words}"),
             Note::Gap { ms } => write!(f, "our own loop stood still for {ms} ms: suspicion starts anew"),
             Note::StandDown { ours, seen } => write!(f, "term {seen} was seen, ours is {ours}: stand down"),
         }

@@ -93,7 +93,7 @@ impl Job {
     fn observe_worker(&mut self, node: &NodeId, report: &WorkerReport, cluster: &mut Cluster) {
         let status = status_of(&report.process);
         if let Some(status) = status.filter(|s| s.phase == Phase::Finished) {
-            return self.finish(report.worker, status, cluster);
+            return self.finish(node, report.worker, status, cluster);
         }
         self.unheard.remove(&report.worker);
         self.adopt_slot(node, report, cluster);
@@ -113,7 +113,8 @@ impl Job {
         };
         worker.observe(now, silent_ms, &status.cloned());
         if let Some(status) = status {
-            self.observe(now, status);
+            self.observe(now, node, status);
+            self.observe_run_dir(node, status, cluster);
             if let Some(view) = &status.view {
                 self.adopt(view, cluster);
             }

@@ -46,6 +46,9 @@ struct JobRecord {
     steps_total: u64,
     metrics: Option<MetricsRecord>,
     published: Option<Published>,
+    /// Absent in records of before there was this word.
+    #[serde(default)]
+    published_on: Option<NodeId>,
     stalls_ms: Vec<u32>,
 }
 
@@ -110,6 +113,7 @@ pub(crate) fn of_job(job: &Job) -> Record {
         steps_total: job.seen.steps_total,
         metrics: job.seen.metrics.map(MetricsRecord::from),
         published: job.seen.published.clone(),
+        published_on: job.seen.published_on.clone(),
         stalls_ms: job.seen.stalls_ms.clone(),
     };
     let value = serde_json::to_vec(&record).expect("a record is plain data");
@@ -197,7 +201,7 @@ fn job_from(id: JobId, stored: JobRecord) -> Result<Job, String> {
     job.seen.round = stored.round;
     (job.seen.step, job.seen.steps_total) = (stored.step, stored.steps_total);
     job.seen.metrics = stored.metrics.map(Metrics::from);
-    job.seen.published = stored.published;
+    (job.seen.published, job.seen.published_on) = (stored.published, stored.published_on);
     job.seen.stalls_ms = stored.stalls_ms;
     job.is_changed = false;
     Ok(job)

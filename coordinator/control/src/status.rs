@@ -78,6 +78,9 @@ impl Machine {
             max_workers: job.max,
             stalls_ms,
             submitted_unix_ms: job.submitted_unix_ms,
+            published_on: job.seen.published_on.clone(),
+            run_dir_differs: job.run_dir_differs(),
+            unpublished: job.unpublished(),
         }
     }
 

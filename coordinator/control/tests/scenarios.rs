@@ -12,6 +12,8 @@
 //! unlink j/0 j/1 · relink          their data link breaks; all links are well again
 //! cut a · lose a · heal a          no messages; the same and its stream breaks; messages again
 //! die a · term a · break a         the node is gone; its agent gets SIGTERM; programs do not start there
+//! dir a 7                          the run directory that node a sees has this number
+//! unwritten j/0 8 · written j/0    its checkpoint of round 8 fails; one was written
 //! away · lead                      the coordinator dies; the next leader begins
 //! freeze · thaw                    the coordinator is stopped; goes on
 //! seen a 9                         node a reports that it has seen term 9
@@ -21,8 +23,8 @@
 mod world;
 
 use elastic_control::{Event, Millis};
-use elastic_spec::facts::{End, NodeReport};
-use elastic_spec::{Epoch, api};
+use elastic_spec::facts::{End, NodeReport, Unpublished};
+use elastic_spec::{Epoch, Round, api};
 use std::fmt::Write;
 use std::path::PathBuf;
 use world::{Life, Options, World, node};
@@ -124,6 +126,12 @@ fn command(world: &mut World, line: &str) {
         "die" => world.cluster.agent(words[0]).is_dead = true,
         "term" => world.cluster.agent(words[0]).is_draining = true,
         "break" => world.cluster.agent(words[0]).is_broken = true,
+        "dir" => world.cluster.agent(words[0]).run_dir_id = Some(number(1)),
+        "unwritten" => {
+            let why = Unpublished { round: Round(number(1)), error: "no room".into(), since_unix_ms: 0 };
+            proc(world, words[0]).status.as_mut().expect("it has booted").unpublished = Some(why);
+        }
+        "written" => proc(world, words[0]).status.as_mut().expect("it has booted").unpublished = None,
         "away" => world.machine = None,
         "lead" => world.lead(),
         "freeze" => world.is_stopped = true,
@@ -194,6 +202,13 @@ fn say_status(world: &mut World, status: Option<api::JobStatus>) {
     }
     if let Some(p) = s.published {
         world.say(format!("  published round {}", p.round));
+    }
+    if let Some(differs) = s.run_dir_differs {
+        let on = s.published_on.map_or("-".to_string(), |node| node.to_string());
+        world.say(format!("  {differs}; the newest checkpoint is on {on}"));
+    }
+    if let Some((node, why)) = s.unpublished {
+        world.say(format!("  unpublished round {} on {node}: {}", why.round, why.error));
     }
 }
 

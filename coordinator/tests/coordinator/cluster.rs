@@ -242,6 +242,8 @@ fn ready(port: u16) -> WorkerStatus {
         published: None,
         error: None,
         stalls_ms: vec![],
+        run_dir_id: None,
+        unpublished: None,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use elastic_spec::api::{Fault, JobState, JobStatus, LogPiece, MemberStatus, NodeStatus, Scale};
 use elastic_spec::facts::{
-    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, WorkerReport,
-    WorkerStatus, WorkerUp,
+    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, Unpublished,
+    WorkerReport, WorkerStatus, WorkerUp,
 };
 use elastic_spec::layout::Tail;
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
@@ -88,11 +88,20 @@ fn phase() -> impl Strategy<Value = Phase> {
     prop::sample::select(vec![Booting, Ready, Learning, CaughtUp, Active, Finished])
 }
 
+fn unpublished() -> impl Strategy<Value = Unpublished> {
+    (any::<(u64, u64)>(), ".{0,40}").prop_map(|((round, since_unix_ms), error)| Unpublished {
+        round: Round(round),
+        error,
+        since_unix_ms,
+    })
+}
+
 pub fn status() -> impl Strategy<Value = WorkerStatus> {
     let who = (address(), any::<u64>(), phase(), of(view()));
     let at = (of(any::<u64>()), any::<(u64, u64, u64)>(), vec(worker(), 0..4), vec(worker(), 0..4));
     let more = (of(metrics()), of(published()), of(".{0,60}"), vec(any::<u32>(), 0..8));
-    (who, at, more).prop_map(|(who, at, more)| WorkerStatus {
+    let disk = (of(any::<u64>()), of(unpublished()));
+    (who, at, more, disk).prop_map(|(who, at, more, disk)| WorkerStatus {
         address: who.0,
         numerics: who.1,
         phase: who.2,
@@ -107,6 +116,8 @@ pub fn status() -> impl Strategy<Value = WorkerStatus> {
         published: more.1,
         error: more.2,
         stalls_ms: more.3,
+        run_dir_id: disk.0,
+        unpublished: disk.1,
     })
 }
 
@@ -219,7 +230,8 @@ pub fn job_status() -> impl Strategy<Value = JobStatus> {
     let words = (job(), ".{0,20}", state, ".{0,40}", ".{0,40}");
     let numbers = (any::<(u64, u64, u64, u64, u64)>(), any::<(u32, u16, u16, f64)>(), vec(any::<u32>(), 0..8));
     let parts = (of(epoch()), vec(member_status(), 0..4), of(metrics()), of(fault()), of(published()));
-    (words, numbers, parts).prop_map(|(words, numbers, parts)| JobStatus {
+    let disk = (of(node()), of(".{0,40}"), of((node(), unpublished())));
+    (words, numbers, parts, disk).prop_map(|(words, numbers, parts, disk)| JobStatus {
         job: words.0,
         name: words.1,
         state: words.2,
@@ -240,6 +252,9 @@ pub fn job_status() -> impl Strategy<Value = JobStatus> {
         metrics: parts.2,
         last_fault: parts.3,
         published: parts.4,
+        published_on: disk.0,
+        run_dir_differs: disk.1,
+        unpublished: disk.2,
     })
 }
 

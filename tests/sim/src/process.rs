@@ -320,6 +320,8 @@ impl World {
             published,
             error: None,
             stalls_ms: Vec::new(),
+            run_dir_id: None,
+            unpublished: None,
         })
         .inspect(|s| debug_assert!(s.phase != Phase::Finished || process.has_finished))
     }

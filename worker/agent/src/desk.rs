@@ -245,6 +245,8 @@ mod tests {
             published: None,
             error: None,
             stalls_ms: vec![],
+            run_dir_id: None,
+            unpublished: None,
         }))
     }
 

@@ -73,6 +73,8 @@ pub struct Member {
     published: Round,
     publishing: BTreeSet<Round>,
     publish_after: u64,
+    /// In a row.
+    publish_failures: u32,
     is_caught_up: bool,
     /// When a fault was first noticed that the next commit overcomes.
     fault_since: Option<u64>,
@@ -93,6 +95,8 @@ const HANDOVER_MS: u64 = 2_000;
 const FETCH_MS: u64 = 1_000;
 /// A failed publish is tried again after, in ms.
 const PUBLISH_AGAIN_MS: u64 = 1_000;
+/// It doubles with each failure in a row, to 8 s: a disk that has room again is found soon enough.
+const PUBLISH_DOUBLINGS_MAX: u32 = 3;
 
 impl Member {
     pub fn new(config: Config) -> Member {
@@ -117,6 +121,7 @@ impl Member {
             published: Round(0),
             publishing: BTreeSet::new(),
             publish_after: 0,
+            publish_failures: 0,
             is_caught_up: false,
             fault_since: None,
             link_down_at: None,
@@ -290,11 +295,15 @@ impl Member {
     fn publish_ended(&mut self, round: Round, done: bool, out: &mut Vec<Effect>) {
         self.progress += 1;
         self.publishing.remove(&round);
+        if done {
+            self.publish_failures = 0;
+        }
         if done && round > self.published {
             self.published = round;
             self.tell_everyone(out);
         } else if !done {
-            self.publish_after = self.now + PUBLISH_AGAIN_MS;
+            self.publish_after = self.now + (PUBLISH_AGAIN_MS << self.publish_failures.min(PUBLISH_DOUBLINGS_MAX));
+            self.publish_failures += 1;
         }
     }
 

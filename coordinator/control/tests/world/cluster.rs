@@ -38,6 +38,8 @@ pub struct Agent {
     pub is_dead: bool,
     /// Programs cannot be started here.
     pub is_broken: bool,
+    /// The run directory that it sees.
+    pub run_dir_id: Option<u64>,
     want: Option<NodeWant>,
     started: BTreeMap<(JobId, u16), u32>,
     pub procs: Vec<Proc>,
@@ -85,6 +87,7 @@ impl Cluster {
             is_cut: false,
             is_dead: false,
             is_broken: false,
+            run_dir_id: None,
             want: None,
             started: BTreeMap::new(),
             procs: Vec::new(),
@@ -297,6 +300,9 @@ impl Agent {
             }
             if proc.life == Life::Runs {
                 proc.boot(now, self.class, jobs);
+                if let Some(status) = &mut proc.status {
+                    status.run_dir_id = self.run_dir_id;
+                }
                 proc.take_part(now);
             }
             self.is_changed |= before != (proc.life.clone(), proc.phase());
@@ -365,6 +371,8 @@ impl Proc {
             published: (play.published > Round(0)).then(|| checkpoint(play.published)),
             error: None,
             stalls_ms: Vec::new(),
+            run_dir_id: None,
+            unpublished: None,
         });
     }
 
