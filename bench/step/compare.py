@@ -4,7 +4,8 @@
 Each row is a model, a dtype and a number of threads. One process of PyTorch and one of ours for each number of shards
 take turns: some steps each, the others asleep, 7 times or more. A turn counts as the median of its steps, a figure as
 the median of its turns. Where others use the machine too, a team of OpenMP suffers more from it than one of ours, which
-does not wait for the late: the second ratio is that of the best turns, which is fairer there. Both sides start from the same weights on the same batch; the parameters are counted and the
+does not wait for the late: the second ratio is that of the best turns, which is fairer there. Rows of one thread
+also have the ratio of CPU times, in which waiting for a core does not count. Both sides start from the same weights on the same batch; the parameters are counted and the
 first loss is compared, so that both do the same work. In every step: zero the gradients, forward, loss, backward,
 clipping where the row has it, update.
 
@@ -57,6 +58,7 @@ class Side:
         # Idle threads of OpenMP spin for some milliseconds and then sleep: PAUSE_S keeps them out of the other's turn.
         env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         self.name = " ".join(command[:3])
+        self.cpu = []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         self.first = self.answer()
 
@@ -80,7 +82,14 @@ class Side:
         time.sleep(PAUSE_S)
         if self.steps > 1:
             self.ask("run 1")
-        return statistics.median(self.ask(f"run {self.steps}")["ms"])
+        before = self.cpu_ms()
+        ms = statistics.median(self.ask(f"run {self.steps}")["ms"])
+        self.cpu.append((self.cpu_ms() - before) / self.steps)
+        return ms
+
+    def cpu_ms(self):
+        """What the process's first thread has had of a core; the kernel counts it in ns."""
+        return int(pathlib.Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e6
 
     def choose_steps(self):
         ms = self.ask("run 1")["ms"][0]
@@ -127,13 +136,15 @@ def measure(row, model, batch, threads, shards, dtype, turns, folder):
     medians = [statistics.median(column) for column in zip(*times)]
     best = [min(column) for column in zip(*times)]
     peer_ms = medians[-1]
+    cpu = [round(statistics.median(side.cpu), 4) if threads == 1 else None for side in everyone]
     rows = []
-    for v, ms, best_ms in zip(shards, medians, best):
+    for v, ms, best_ms, cpu_ms in zip(shards, medians, best, cpu):
         gflops = 3 * 2 * MACS[model] * batch / best_ms / 1e6
         rows.append({
             "row": row, "model": model, "dtype": dtype, "threads": threads, "shards": v, "batch": batch,
             "ours_ms": round(ms, 4), "peer_ms": round(peer_ms, 4), "ratio": round(peer_ms / ms, 3),
             "ours_best_ms": round(best_ms, 4), "peer_best_ms": round(best[-1], 4), "best_ratio": round(best[-1] / best_ms, 3),
+            "ours_cpu_ms": cpu_ms, "peer_cpu_ms": cpu[-1], "cpu_ratio": cpu_ms and round(cpu[-1] / cpu_ms, 3),
             "price": round(best_ms / best[0], 3), "gflops": round(gflops, 1),
         })
     return rows
@@ -148,25 +159,26 @@ def show(rows, peaks):
     for r in rows:
         share = 100 * r["gflops"] / peaks[r["threads"]]
         print(f"{r['row']:8} {r['dtype']:4} {r['batch']:5} {r['threads']:7} {r['shards']:6} {r['ours_ms']:9.3f} "
-              f"{r['peer_ms']:9.3f} {r['ratio']:6.2f} {r['ours_best_ms']:9.3f} {r['peer_best_ms']:9.3f} {r['best_ratio']:6.2f} {r['price']:6.2f} {r['gflops']:8.1f} {share:5.0f} %", flush=True)
+              f"{r['peer_ms']:9.3f} {r['ratio']:6.2f} {r['ours_best_ms']:9.3f} {r['peer_best_ms']:9.3f} {r['best_ratio']:6.2f} {r['cpu_ratio'] or '-':>6} {r['price']:6.2f} {r['gflops']:8.1f} {share:5.0f} %", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7, help="turns of each side (7)")
     parser.add_argument("--only", help="rows whose names begin with this")
+    parser.add_argument("--threads", type=int, choices=(1, 2), help="rows of so many threads")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
     options = parser.parse_args()
     import torch
 
-    chosen = [row for row in ROWS if row[0].startswith(options.only or "")]
+    chosen = [row for row in ROWS if row[0].startswith(options.only or "") and options.threads in (None, row[3])]
     if not chosen:
-        raise SystemExit(f"no row begins with {options.only}; there are {', '.join(dict.fromkeys(r[0] for r in ROWS))}")
+        raise SystemExit(f"no such row; there are {', '.join(dict.fromkeys(r[0] for r in ROWS))}")
     peaks = {threads: peak(threads) for threads in (1, 2)}
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
           f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}); "
           f"peak {peaks[1]:.0f} GFLOP/s with 1 thread, {peaks[2]:.0f} with 2")
-    print("row      type batch threads shards   ours ms  torch ms  ratio best ours  b. torch  ratio  price  GFLOP/s  of peak")
+    print("row      type batch threads shards   ours ms  torch ms  ratio best ours  b. torch  ratio    CPU  price  GFLOP/s  of peak")
     found = []
     for dtype in ("f32", "bf16"):
         for name, model, batch, threads, shards in chosen:
