@@ -173,6 +173,8 @@ impl Agent {
 
 pub struct Cluster {
     pub dir: PathBuf,
+    /// The coordinator's `--runs`.
+    pub runs: PathBuf,
     pub store: String,
     pub port: u16,
     pub coordinator: Option<Guarded>,
@@ -184,10 +186,22 @@ impl Cluster {
     /// A coordinator on `store` (None: the embedded one) and `agents` agents with one slot each.
     pub fn start(store: Option<String>, agents: usize) -> Cluster {
         let home = tempfile::tempdir().expect("a temporary directory");
+        let runs = home.path().join("runs");
+        Cluster::start_with_runs(home, &runs, store, agents)
+    }
+
+    /// Each agent, and so each worker, has a run directory of its own: the path leads through its working directory.
+    pub fn start_with_runs_apart(agents: usize) -> Cluster {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        Cluster::start_with_runs(home, Path::new("/proc/self/cwd/runs"), None, agents)
+    }
+
+    fn start_with_runs(home: tempfile::TempDir, runs: &Path, store: Option<String>, agents: usize) -> Cluster {
         let dir = home.path().to_path_buf();
+        let runs = runs.to_path_buf();
         let store = store.unwrap_or(format!("redb:{}/records.redb", dir.display()));
         let mut cluster =
-            Cluster { dir, store, port: free_port(), coordinator: None, agents: BTreeMap::new(), _home: home };
+            Cluster { dir, runs, store, port: free_port(), coordinator: None, agents: BTreeMap::new(), _home: home };
         cluster.start_coordinator();
         (0..agents).for_each(|i| cluster.start_agent(&format!("n{i}"), &[]));
         cluster
@@ -200,7 +214,7 @@ impl Cluster {
     pub fn start_coordinator(&mut self) {
         let mut command = self.logged("coordinator");
         command.args(["coordinator", "--listen", &format!("127.0.0.1:{}", self.port), "--store", &self.store]);
-        command.arg("--data-dir").arg(self.dir.join("data")).arg("--runs").arg(self.dir.join("runs"));
+        command.arg("--data-dir").arg(self.dir.join("data")).arg("--runs").arg(&self.runs);
         self.coordinator = Some(Guarded(command.spawn().expect("the coordinator starts")));
         let url = self.url();
         wait_for("the coordinator answers", 20, || {
@@ -302,16 +316,26 @@ impl Cluster {
     /// Waits for the end; gives the last status and the proof.
     #[track_caller]
     pub fn until_done(&self, job: &str) -> (Value, Proof) {
-        let status = self.until_over(job);
-        assert_eq!(status["state"], "succeeded", "{status:#}");
-        let run_dir = PathBuf::from(status["run_dir"].as_str().expect("run_dir"));
+        let status = self.until_succeeded(job);
+        let proof = Proof::of(Path::new(status["run_dir"].as_str().expect("run_dir")), &Cluster::result(&status));
+        (status, proof)
+    }
+
+    /// Of a succeeded job's status, what [`Proof::of`] compares the directory with.
+    pub fn result(status: &Value) -> Value {
         let validation = &status["metrics"]["validation"];
-        let result = serde_json::json!({
+        serde_json::json!({
             "steps": status["steps"],
             "weights_sha256": status["published"]["weights_sha256"],
             "validation": { "loss": validation["loss"], "accuracy": validation["accuracy"] },
-        });
-        (status, Proof::of(&run_dir, &result))
+        })
+    }
+
+    #[track_caller]
+    pub fn until_succeeded(&self, job: &str) -> Value {
+        let status = self.until_over(job);
+        assert_eq!(status["state"], "succeeded", "{status:#}");
+        status
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod coordinator_loss;
+mod disks;
 mod faults;
 mod last_step;
 mod membership;
