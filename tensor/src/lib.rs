@@ -2,8 +2,8 @@
 //!
 //! A [`nn::Module`] is traced into a [`graph`], [`autograd`] adds the backward pass, [`plan`] decides what runs
 //! where, and [`exec`] runs it. [`Network`] is what the rest of the product sees: leaves of shards, and
-//! [`optim`] for what follows their sum. Bits depend on the arguments alone: not on threads (there are none
-//! here), on the instruction set, nor on how many rows are computed together. Files, processes and the sum
+//! [`optim`] for what follows their sum. Bits depend on the arguments alone: not on threads, nor on
+//! the instruction set, nor on how many rows are computed together. Files, processes and the sum
 //! over shards belong to others.
 
 pub mod autograd;

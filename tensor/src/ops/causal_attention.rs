@@ -13,7 +13,7 @@
 
 use super::*;
 use crate::gemm::{Mat, Start};
-use crate::real::{largest, sum_in_place, sum2};
+use crate::real::{largest, sum, sum_in_place, sum2};
 use crate::simd::{Set, vectorised};
 use crate::team::Parts;
 use crate::tile::{LANES, Product};
@@ -255,7 +255,15 @@ impl Rule for CausalAttention {
                 let a = Mat::rows(&*scores, stride(seen));
                 let product =
                     Product { rows, k: seen, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
-                F::tile(product, out, padded);
+                match are_finite(set, &values[queries.start * padded..seen * padded]) {
+                    true => F::tile(product, out, padded),
+                    // Weights of 0 would make a NaN of what their token may not see: here each row ends at its own.
+                    false => (0..rows).for_each(|row| {
+                        let a = Mat::rows(&scores[row * stride(seen)..], stride(seen));
+                        let product = Product { rows: 1, k: queries.start + row + 1, a, ..product };
+                        F::tile(product, &mut out[row * padded..], padded);
+                    }),
+                }
                 for ((token, row), share) in queries.zip(out.chunks_exact(padded)).zip(&*shares) {
                     let at = head.output(token);
                     // SAFETY: a task alone has this head's columns of these queries' rows.
@@ -264,6 +272,13 @@ impl Rule for CausalAttention {
                 }
             }
         });
+    }
+}
+
+vectorised! {
+    fn are_finite[F: Real](xs: &[F]) -> bool {
+        // 0 times a finite number is 0, times any other NaN.
+        sum(xs, |x| x * F::ZERO) == F::ZERO
     }
 }
 

@@ -196,6 +196,7 @@ fn attention_stays_finite_where_scores_are_huge_and_keeps_a_nan_to_those_who_see
         <[Vec<f32>; 2]>::try_from(outputs).expect("two outputs")
     };
     let [y, sums] = run(&qkv);
+    let whole = y.clone();
     assert!(sums.iter().all(|s| s.is_finite()));
     let part = |which: usize| -> Vec<f32> {
         qkv.chunks_exact(3 * WIDTH).flat_map(|row| row[which * WIDTH..][..WIDTH].to_vec()).collect()
@@ -211,5 +212,13 @@ fn attention_stays_finite_where_scores_are_huge_and_keeps_a_nan_to_those_who_see
     let [y, _] = run(&qkv);
     for (token, row) in y.chunks_exact(WIDTH).enumerate() {
         assert_eq!(row.iter().any(|y| y.is_nan()), token >= 65, "a key that is NaN, seen by token {token}");
+    }
+    qkv[65 * 3 * WIDTH + WIDTH] = 1.0;
+    for bad in [f32::NAN, f32::INFINITY] {
+        qkv[65 * 3 * WIDTH + 2 * WIDTH] = bad;
+        let [with, _] = run(&qkv);
+        let same = |token: usize| (0..WIDTH).all(|c| with[token * WIDTH + c] == whole[token * WIDTH + c]);
+        assert!((0..65).all(same), "a value of {bad} that no earlier token may see");
+        assert!(!with[65 * WIDTH].is_finite());
     }
 }
