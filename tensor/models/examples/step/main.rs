@@ -147,7 +147,9 @@ impl Steps {
         };
         let samples = self.units.iter().map(|unit| unit.slots.len()).sum();
         let (dtype, x) = match self.units[0].tokens.is_empty() {
-            true => (Dtype::F32, self.units.iter().flat_map(|unit| &unit.features).flat_map(|x| x.to_le_bytes()).collect()),
+            true => {
+                (Dtype::F32, self.units.iter().flat_map(|unit| &unit.features).flat_map(|x| x.to_le_bytes()).collect())
+            }
             false => (Dtype::I32, all(|unit| &unit.tokens)),
         };
         let y = all(|unit| &unit.targets);
