@@ -33,6 +33,9 @@ const PANELS: usize = 16;
 /// Tasks for each thread: the last ones even out what the others left.
 const TASKS: usize = 4;
 
+/// Multiply-adds of a product that one thread does alone: some 5 µs.
+const SMALL: usize = 1 << 18;
+
 /// Most elements of a tile.
 const TILE_MAX: usize = 14 * 32;
 
@@ -106,18 +109,28 @@ impl Cut<'_> {
     fn pack(&self, with_b: bool, a: &mut Vec<f32>, b: &mut Vec<f32>, team: &Team) {
         let Gemm { k, a: from_a, b: from_b, .. } = self.product.gemm;
         let (tile, panel) = ((k * self.height).max(1), (k * self.width).max(1));
-        let a = take(a, self.tiles() * tile);
-        team.chunks(a, tile, |_, i, out| {
+        self.chunks(team, take(a, self.tiles() * tile), tile, |i, out| {
             let first = i * self.height;
             let rows = self.height.min(self.m - first);
             panel_of(from_a.transposed(), self.m0 + first, k, (rows, rows), out);
         });
         if with_b {
-            let b = take(b, self.panels() * panel);
-            team.chunks(b, panel, |_, j, out| {
+            self.chunks(team, take(b, self.panels() * panel), panel, |j, out| {
                 let first = j * self.width;
                 panel_of(from_b, self.n0 + first, k, (self.width.min(self.n - first), self.width), out);
             });
+        }
+    }
+
+    /// Whether the product takes less time than two forks and joins would.
+    fn is_small(&self) -> bool {
+        self.m * self.n * self.product.gemm.k < SMALL
+    }
+
+    fn chunks(&self, team: &Team, y: &mut [f32], chunk: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+        match self.is_small() {
+            true => y.chunks_mut(chunk).enumerate().for_each(|(i, y)| work(i, y)),
+            false => team.chunks(y, chunk, |_, i, y| work(i, y)),
         }
     }
 
@@ -125,18 +138,23 @@ impl Cut<'_> {
         let (tiles, panels) = (self.tiles(), self.panels());
         let (mut rows, mut columns) = (tiles.min(TILES), panels.min(PANELS));
         let tasks = |rows: usize, columns: usize| tiles.div_ceil(rows) * panels.div_ceil(columns);
-        while team.threads() > 1 && tasks(rows, columns) < TASKS * team.threads() && rows * columns > 1 {
+        let threads = if self.is_small() { 1 } else { team.threads() };
+        while threads > 1 && tasks(rows, columns) < TASKS * threads && rows * columns > 1 {
             if columns > 1 { columns = columns.div_ceil(2) } else { rows = rows.div_ceil(2) }
         }
         let across = panels.div_ceil(columns);
-        team.run_in(rooms, tasks(rows, columns), |room, task| {
+        let run = |room: &mut Room<f32>, task: usize| {
             let (i, j) = (task / across * rows, task % across * columns);
             let part = Part { a, b, c, i: i..tiles.min(i + rows), j: j..panels.min(j + columns) };
             match self.product.shards {
                 1 => self.chains(&part),
                 _ => self.trees(&part, &mut room.sums),
             }
-        });
+        };
+        match threads {
+            1 => (0..tasks(rows, columns)).for_each(|task| run(&mut rooms[0], task)),
+            _ => team.run_in(rooms, tasks(rows, columns), run),
+        }
     }
 
     /// Tiles of one task, k block by k block.
