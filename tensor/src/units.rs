@@ -228,6 +228,9 @@ fn way(op: &Op, kinds: &[Kind], types: &[&Type], samples: usize) -> Way {
         Op::Dropout(_) => all && types[0].shape.first() == Some(&samples),
         Op::LinearGradWeight(_) | Op::Conv2dGradWeight(_) | Op::Conv2dGradBias(_) if all => return Way::Summing,
         Op::EmbeddingGrad(_) if all && axes(0) > 1 => return Way::Summing,
+        Op::LayerNormGrad(_) if kinds == [PerShard, Shared, PerShard, PerShard, PerShard] && axes(0) > 1 => {
+            return Way::Summing;
+        }
         Op::SumLeading(op) if all && op.keep < axes(0) => return Way::Summing,
         _ => false,
     };
