@@ -205,7 +205,13 @@ fn any_model() -> impl Strategy<Value = ModelKind> {
         serde_json::json!({ "a": a, "b": [b, { "c": c }], "d e": d, "empty": {}, "context": context })
     });
     let own = (any_path(), params).prop_map(|(program, params)| ModelKind::Own { program, params });
-    prop_oneof![mlp, cnn, gpt, own]
+    let resnet18 = (1u32..9, 1u32..99, any::<bool>(), 1u32..=4096, any::<bool>()).prop_map(
+        |(channels, side, small, width, zero_init_residual)| {
+            let stem = if small { Stem::Small } else { Stem::Full };
+            ModelKind::Resnet18 { image: [channels, side, side], stem, width, zero_init_residual }
+        },
+    );
+    prop_oneof![mlp, cnn, resnet18, gpt, own]
 }
 
 fn any_source(model: ModelKind) -> BoxedStrategy<DataSource> {
@@ -220,7 +226,7 @@ fn any_source(model: ModelKind) -> BoxedStrategy<DataSource> {
     let text =
         (any_path(), prop::option::of(any_path())).prop_map(|(path, tokenizer)| DataSource::Text { path, tokenizer });
     let fixed = match &model {
-        ModelKind::Cnn { image, .. } => Some(image.iter().product()),
+        ModelKind::Cnn { image, .. } | ModelKind::Resnet18 { image, .. } => Some(image.iter().product()),
         ModelKind::Gpt { context, .. } => Some(*context),
         _ => None,
     };

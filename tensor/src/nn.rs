@@ -16,7 +16,7 @@
 //! Names and default initialisations are PyTorch's (`hidden.weight` is (out, in)), so that weights can be
 //! exchanged by name. `compile` makes a network of a module; loss and gradient are added there.
 
-use crate::graph::{Graph, Role, State, Value};
+use crate::graph::{Graph, Role, ShapeError, State, Value};
 use crate::init::Init;
 use crate::ops::{self, Op};
 use crate::tensor::{Result, Tensor};
@@ -111,11 +111,16 @@ impl Scope {
         Ok(at.apply(Op::Linear(ops::Linear), x, &[&weight, &bias])?.swap_remove(0))
     }
 
-    /// Square convolution of (sample, channel, h, w).
+    /// Square convolution of (sample, channel, h, w), with PyTorch's initialisation.
     pub fn conv2d(&self, name: &str, x: &Tensor, conv: Conv) -> Result<Tensor> {
+        let inner = x.shape().get(1).copied().unwrap_or(1);
+        self.conv2d_init(name, x, conv, Init::Uniform { bound: bound_of(inner * conv.kernel * conv.kernel) })
+    }
+
+    /// The same with a chosen initialisation of the weight, and of the bias if there is one.
+    pub fn conv2d_init(&self, name: &str, x: &Tensor, conv: Conv, init: Init) -> Result<Tensor> {
         let at = self.enter(name);
         let inner = x.shape().get(1).copied().unwrap_or(1);
-        let init = Init::Uniform { bound: bound_of(inner * conv.kernel * conv.kernel) };
         let weight = at.param("weight", &[conv.out, inner, conv.kernel, conv.kernel], init)?;
         let op = Op::Conv2d(ops::Conv2d { stride: conv.stride, pad: conv.pad });
         let outputs = match conv.bias {
@@ -125,11 +130,33 @@ impl Scope {
         Ok(outputs.into_iter().next().expect("one output"))
     }
 
+    /// `pad` zeros on each side of every plane of (sample, channel, h, w).
+    ///
+    /// No op does only that: each plane by itself is convolved with the one weight 1, which adds nothing and is
+    /// exact. The weight is a buffer `name.one`, since it is not to be trained.
+    pub fn zero_pad(&self, name: &str, x: &Tensor, pad: usize) -> Result<Tensor> {
+        let at = self.enter(name);
+        let shape = x.shape();
+        let &[samples, channels, h, w] = &shape[..] else {
+            let message = format!("the input has axes {shape:?}, but needs 4: (sample, channel, height, width)");
+            return Err(ShapeError { op: "zero pad", path: at.path, message });
+        };
+        let one = at.state("one", &[1, 1, 1, 1], Init::Constant(1.0), Role::Buffer)?;
+        let planes = x.reshape(&[samples * channels, 1, h, w])?;
+        let padded = at.apply(Op::Conv2d(ops::Conv2d { stride: 1, pad }), &planes, &[&one])?.swap_remove(0);
+        padded.reshape(&[samples, channels, h + 2 * pad, w + 2 * pad])
+    }
+
     /// Batch norm over axis 1 with the shard's own statistics; running ones with momentum 0.1.
     pub fn batch_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        self.batch_norm_scaled(name, x, 1.0)
+    }
+
+    /// The same, whose scale starts at `scale`.
+    pub fn batch_norm_scaled(&self, name: &str, x: &Tensor, scale: f32) -> Result<Tensor> {
         let at = self.enter(name);
         let channels = [x.shape().get(1).copied().unwrap_or(1)];
-        let scale = at.param("weight", &channels, Init::Constant(1.0))?;
+        let scale = at.param("weight", &channels, Init::Constant(scale))?;
         let shift = at.param("bias", &channels, Init::Constant(0.0))?;
         let mean = at.state("running_mean", &channels, Init::Constant(0.0), Role::Buffer)?;
         let var = at.state("running_var", &channels, Init::Constant(1.0), Role::Buffer)?;

@@ -313,4 +313,6 @@ pub fn learning_rate(base: f64, schedule: &LrSchedule, step: u64, steps: u64) ->
 }
 
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! What a user sees of a model: names, initial values, errors.
 
-use elastic_spec::batch::DataShape;
+use elastic_spec::batch::{Batch, DataShape};
 use elastic_tensor::nn::{Bias, Conv, Module, Scope};
-use elastic_tensor::{Init, Network, Result, Tensor, compile, init_from_safetensors};
+use elastic_tensor::{Init, LeafKey, Network, Result, Tensor, compile, init_from_safetensors};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 const DATA: DataShape = DataShape::Features { features: 6, classes: 3 };
@@ -109,6 +109,33 @@ fn initial_values_hang_on_seed_and_name_alone() {
     }
     let bound = 1.0 / 6f32.sqrt();
     assert!(values(&*one, "a.weight", 7).iter().all(|x| x.abs() <= bound));
+}
+
+#[test]
+fn zeros_around_an_image_are_what_a_convolutions_padding_is() {
+    let conv = |pad| Conv { out: 2, kernel: 3, stride: 2, pad, bias: Bias::None };
+    let image = |x: &Tensor| x.reshape(&[4, 2, 1, 3]);
+    let padded = build(|nn, x| {
+        let y = nn.conv2d("b", &nn.conv2d("a", &image(&x)?, conv(1))?.relu(), conv(1))?;
+        nn.linear("out", &y.flatten()?, 3)
+    });
+    let around = build(|nn, x| {
+        let y = nn.conv2d("a", &image(&x)?, conv(1))?.relu();
+        let y = nn.conv2d("b", &nn.zero_pad("pad", &y, 1)?, conv(0))?;
+        nn.linear("out", &y.flatten()?, 3)
+    });
+    let leaf = |network: Box<dyn Network>| {
+        let features = (0..24).map(|i| (i * 7 % 11) as f32 / 11.0 - 0.4).collect();
+        let batch = Batch { features, targets: vec![0, 1, 2, 1], slots: vec![0, 1, 2, 3], ..Batch::default() };
+        let key = LeafKey { seed: 1, step: 0, scale: 0.25, label_smoothing: 0.0 };
+        let layout = network.layout();
+        let mut out = vec![f32::NAN; layout.reduced_floats()];
+        let tail = network.sum(&mut *network.new_scratch(1), &network.init(5), &batch, key, &mut out);
+        (out[..layout.param_floats()].to_vec(), tail.loss.to_bits())
+    };
+    let (with, without) = (leaf(around.unwrap()), leaf(padded.unwrap()));
+    assert!(with.0.iter().any(|g| *g != 0.0));
+    assert_eq!(with, without);
 }
 
 #[test]

@@ -38,6 +38,22 @@ fn the_cnn_has_the_same_bits_on_one_to_four_workers() {
 }
 
 #[test]
+fn the_resnet18_example_learns_to_read() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (result, _) = submit_local(dir.path(), &job_file("resnet18"), &[], &[]);
+    let accuracy = result["validation"]["accuracy"].as_f64().expect("an accuracy");
+    assert!(accuracy >= 0.95, "{result}");
+    println!("validation accuracy {accuracy:.4}");
+}
+
+#[test]
+fn the_resnet18_has_the_same_bits_on_one_to_four_workers_and_after_a_kill() {
+    let args = ["--set", "train.epochs=1"];
+    check("resnet18", &args);
+    check_after_a_kill("resnet18", &args);
+}
+
+#[test]
 fn the_gpt_has_the_same_bits_on_one_to_four_workers() {
     check("gpt", &["--set", "train.steps=40"]);
 }
@@ -51,14 +67,19 @@ fn a_model_of_ones_own_has_the_same_bits_on_one_to_four_workers_and_after_a_kill
     let set = format!("model.program={}", program.display());
     let args = ["--set", set.as_str()];
     check("own-model", &args);
+    check_after_a_kill("own-model", &args);
+}
+
+/// One of three workers is killed in the middle, and nothing shows.
+fn check_after_a_kill(example: &str, args: &[&str]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let once = dir.path().join("once");
     std::fs::create_dir_all(&once).expect("a directory");
     let env =
-        [("ELASTIC_FAIL", "after-contribute:20:kill".to_string()), ("ELASTIC_FAIL_ONCE", once.display().to_string())];
+        [("ELASTIC_FAIL", "after-contribute:15:kill".to_string()), ("ELASTIC_FAIL_ONCE", once.display().to_string())];
     let with = |n: &str, env: &[(&str, String)]| {
         let args: Vec<&str> = args.iter().copied().chain(["--workers", n]).collect();
-        submit_local(dir.path(), &job_file("own-model"), &args, env).1
+        submit_local(dir.path(), &job_file(example), &args, env).1
     };
     assert_same(&with("3", &env), &with("1", &[]));
     assert_eq!(std::fs::read_dir(&once).expect("the directory").count(), 1, "nobody was killed");

@@ -79,7 +79,8 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("resources", "What each worker computes with. Nothing here changes the result."),
 ];
 
-pub(super) const MODEL_KINDS: &[&str] = &["mlp", "cnn", "gpt", "own"];
+pub(super) const MODEL_KINDS: &[&str] = &["mlp", "cnn", "resnet18", "gpt", "own"];
+pub(super) const STEMS: &[&str] = &["full", "small"];
 pub(super) const DATA_KINDS: &[&str] = &["csv", "npy", "text", "synthetic"];
 pub(super) const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw"];
 pub(super) const SCHEDULES: &[&str] = &["constant", "linear", "cosine", "step"];
@@ -151,13 +152,13 @@ pub const KEYS: &[Key] = &[
         "What runs of this job are called: up to 40 characters out of a-z, 0-9, '-', '.' and '_'."),
     // model
     plain("model", "kind", Kind::OneOf(MODEL_KINDS), Required, "",
-        "`mlp`: linear layers. `cnn`: convolutions, pooling, linear layers. `gpt`: a decoder with causal attention. `own`: a program of your own that uses the worker library."),
+        "`mlp`: linear layers. `cnn`: convolutions, pooling, linear layers. `resnet18`: the residual network of He et al. (2015), with torchvision's names. `gpt`: a decoder with causal attention, with GPT-2's names. `own`: a program of your own that uses the worker library."),
     model("hidden", &["mlp"], Kind::Ints { count_min: 0, count_max: 64, min: 1, max: WIDTH_MAX }, Required,
         "Widths of the hidden layers; `[]` leaves one linear layer."),
     model("activation", &["mlp"], Kind::OneOf(&["relu", "gelu"]), Is("\"relu\""),
         "Between the layers."),
-    model("image", &["cnn"], Kind::Ints { count_min: 3, count_max: 3, min: 1, max: 4096 }, Required,
-        "Channels, height and width of a sample: `[1, 8, 8]`. A sample's numbers are in this order, width fastest."),
+    model("image", &["cnn", "resnet18"], Kind::Ints { count_min: 3, count_max: 3, min: 1, max: 4096 }, Required,
+        "Channels, height and width of a sample: `[1, 8, 8]`. A sample's numbers are in this order, width fastest. Of a `resnet18` height and width are equal."),
     model("channels", &["cnn"], Kind::Ints { count_min: 1, count_max: 64, min: 1, max: 4096 }, Required,
         "Output channels of each block of convolution, batch norm if wanted, ReLU, and 2x2 max-pool while the image is at least 2x2."),
     model("kernel", &["cnn"], int(1, 15), Is("3"),
@@ -166,6 +167,12 @@ pub const KEYS: &[Key] = &[
         "Width of the linear layer before the output; 0: none."),
     model("batch_norm", &["cnn"], Kind::Bool, Is("false"),
         "Batch norm after each convolution, with the statistics of each shard by itself."),
+    model("stem", &["resnet18"], Kind::OneOf(STEMS), Is("\"full\""),
+        "`full`: a 7x7 convolution with stride 2 and a 3x3 max-pool with stride 2, for large images. `small`: a 3x3 convolution with stride 1, as is usual for images of 32x32 and less."),
+    model("width", &["resnet18"], int(1, 4096), Is("64"),
+        "Channels of the stem and the first stage; the next three stages have 2, 4 and 8 times as many. Batch norm takes the statistics of each shard by itself."),
+    model("zero_init_residual", &["resnet18"], Kind::Bool, Is("false"),
+        "The scale of each block's last batch norm starts at 0, so that each block starts as the identity."),
     model("layers", &["gpt"], int(1, 512), Required, "Blocks of attention and feed-forward."),
     model("heads", &["gpt"], int(1, 512), Required, "Attention heads; divides `width`."),
     model("width", &["gpt"], int(1, WIDTH_MAX), Required, "Size of a token's vector."),
@@ -191,7 +198,7 @@ pub const KEYS: &[Key] = &[
     data("tokenizer", &["text"], Kind::Path, Absent("tokens are bytes, 256 of them"),
         "A Hugging Face tokenizer.json with a byte-level BPE."),
     data("samples", &["synthetic"], int(1, 1 << 32), Required, "How many, validation included."),
-    data("features", &["synthetic"], int(1, 1 << 24), Rule("of a `cnn` the image's size, of a `gpt` the context; required otherwise"),
+    data("features", &["synthetic"], int(1, 1 << 24), Rule("of a `cnn` or `resnet18` the image's size, of a `gpt` the context; required otherwise"),
         "Numbers in a sample."),
     data("classes", &["synthetic"], int(2, WIDTH_MAX), Required, "Number of clusters; of a `gpt` the number of different tokens."),
     plain("data", "validation", float(ZERO_UP, BELOW_ONE), Is("0.1"), "share of the samples",

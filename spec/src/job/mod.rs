@@ -50,6 +50,9 @@ pub enum ModelKind {
     /// image is still at least 2x2; then a hidden linear layer (0: none) and the output layer.
     /// `image` is (channels, height, width) of a sample.
     Cnn { image: [u32; 3], channels: Vec<u32>, kernel: u32, hidden: u32, batch_norm: bool },
+    /// He et al. 2015, "Deep residual learning for image recognition": 18 layers, torchvision's names. `image`
+    /// is (channels, height, width) of a sample, `width` the first stage's channels. Batch norm always.
+    Resnet18 { image: [u32; 3], stem: Stem, width: u32, zero_init_residual: bool },
     /// A decoder: token and learned position embeddings, pre-norm blocks, weight-tied output layer.
     Gpt { layers: u32, heads: u32, width: u32, context: u32, dropout: f32 },
     /// A model of the user's own: `program` is the worker to start, `params` are handed to it as they are.
@@ -61,6 +64,16 @@ pub enum ModelKind {
 pub enum Activation {
     Relu,
     Gelu,
+}
+
+/// How a residual network begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// 7x7 convolution with stride 2, 3x3 max-pool with stride 2.
+    Full,
+    /// 3x3 convolution with stride 1, no pool.
+    Small,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -233,7 +246,7 @@ impl JobSpec {
         match &self.model.kind {
             ModelKind::Gpt { context, .. } => Some(*context),
             ModelKind::Own { params, .. } => resolve::own_context(params),
-            ModelKind::Mlp { .. } | ModelKind::Cnn { .. } => None,
+            ModelKind::Mlp { .. } | ModelKind::Cnn { .. } | ModelKind::Resnet18 { .. } => None,
         }
     }
 }

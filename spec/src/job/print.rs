@@ -4,7 +4,7 @@
 
 use super::{
     Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
+    ModelSpec, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec,
 };
 use serde_json::Value as Json;
 
@@ -55,6 +55,17 @@ fn print_model(page: &mut Page, ModelSpec { kind, init }: &ModelSpec) {
             page.line("kernel", kernel.to_string());
             page.line("hidden", hidden.to_string());
             page.line("batch_norm", batch_norm.to_string());
+        }
+        ModelKind::Resnet18 { image, stem, width, zero_init_residual } => {
+            page.line("kind", text("resnet18"));
+            page.line("image", list(image));
+            let word = match stem {
+                Stem::Full => "full",
+                Stem::Small => "small",
+            };
+            page.line("stem", text(word));
+            page.line("width", width.to_string());
+            page.line("zero_init_residual", zero_init_residual.to_string());
         }
         ModelKind::Gpt { layers, heads, width, context, dropout } => {
             page.line("kind", text("gpt"));

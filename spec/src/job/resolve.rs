@@ -6,7 +6,7 @@ use super::parse::ParseContext;
 use super::section::Section;
 use super::{
     Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec, default_shards,
+    ModelSpec, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
 };
 use crate::ids::JobId;
 
@@ -98,6 +98,7 @@ fn read_model(section: &mut Section) -> Option<ModelSpec> {
     let kind = match section.choice("kind") {
         Some("mlp") => read_mlp(section),
         Some("cnn") => read_cnn(section),
+        Some("resnet18") => read_resnet18(section),
         Some("gpt") => read_gpt(section),
         Some("own") => read_own(section),
         _ => None,
@@ -116,16 +117,13 @@ fn read_mlp(section: &mut Section) -> Option<ModelKind> {
 }
 
 fn read_cnn(section: &mut Section) -> Option<ModelKind> {
-    let image = section.ints("image").and_then(|image| <[u32; 3]>::try_from(image).ok());
+    let image = read_image(section);
     let channels = section.ints("channels");
     let kernel: Option<u32> = section.int("kernel");
     if kernel.is_some_and(|kernel| kernel.is_multiple_of(2)) {
         section.wrong("kernel", "is even; allowed: an odd number, so that the padding is the same on both sides");
     }
     let (hidden, batch_norm) = (section.int("hidden"), section.truth("batch_norm"));
-    if image.is_some_and(|image| image.iter().map(|side| u64::from(*side)).product::<u64>() > FEATURES_MAX) {
-        section.wrong("image", format!("has more than {FEATURES_MAX} numbers, the most that a sample may have"));
-    }
     Some(ModelKind::Cnn {
         image: image?,
         channels: channels?,
@@ -133,6 +131,27 @@ fn read_cnn(section: &mut Section) -> Option<ModelKind> {
         hidden: hidden?,
         batch_norm: batch_norm?,
     })
+}
+
+fn read_image(section: &mut Section) -> Option<[u32; 3]> {
+    let image = section.ints("image").and_then(|image| <[u32; 3]>::try_from(image).ok())?;
+    if image.iter().map(|side| u64::from(*side)).product::<u64>() > FEATURES_MAX {
+        section.wrong("image", format!("has more than {FEATURES_MAX} numbers, the most that a sample may have"));
+    }
+    Some(image)
+}
+
+fn read_resnet18(section: &mut Section) -> Option<ModelKind> {
+    let image = read_image(section);
+    if let Some([_, height, width]) = image
+        && height != width
+    {
+        let message = format!("is {height} high and {width} wide; allowed with resnet18: as high as wide");
+        section.wrong("image", message);
+    }
+    let stem = section.choice("stem").map(|stem| if stem == "small" { Stem::Small } else { Stem::Full });
+    let (width, zero_init_residual) = (section.int("width"), section.truth("zero_init_residual"));
+    Some(ModelKind::Resnet18 { image: image?, stem: stem?, width: width?, zero_init_residual: zero_init_residual? })
 }
 
 /// Numbers of one sample.
@@ -183,7 +202,7 @@ fn check_model_reads(section: &mut Section, model_section: &mut Section, model: 
             "kind",
             format!("is \"{data}\", but model.kind = \"gpt\" reads tokens; allowed with it: \"text\", \"synthetic\""),
         ),
-        (ModelKind::Mlp { .. } | ModelKind::Cnn { .. }, "text") => {
+        (ModelKind::Mlp { .. } | ModelKind::Cnn { .. } | ModelKind::Resnet18 { .. }, "text") => {
             let reads = "is \"text\", but the model reads numbers; allowed with it: \"csv\", \"npy\", \"synthetic\"";
             section.wrong("kind", reads);
         }
@@ -223,7 +242,9 @@ fn read_synthetic(section: &mut Section, model: Option<&ModelSpec>) -> Option<Da
     let given: Option<u32> = section.int("features");
     let classes = section.int("classes");
     let wanted = match model.map(|model| &model.kind) {
-        Some(ModelKind::Cnn { image, .. }) => Some((image.iter().product(), "model.image has")),
+        Some(ModelKind::Cnn { image, .. } | ModelKind::Resnet18 { image, .. }) => {
+            Some((image.iter().product(), "model.image has"))
+        }
         Some(ModelKind::Gpt { context, .. }) => Some((*context, "model.context is")),
         Some(ModelKind::Mlp { .. } | ModelKind::Own { .. }) | None => None,
     };
@@ -251,7 +272,10 @@ fn read_train(
     data: Option<&DataSpec>,
     warnings: &mut Vec<Mistake>,
 ) -> Option<TrainSpec> {
-    let batch_norm = matches!(model.map(|model| &model.kind), Some(ModelKind::Cnn { batch_norm: true, .. }));
+    let batch_norm = matches!(
+        model.map(|model| &model.kind),
+        Some(ModelKind::Cnn { batch_norm: true, .. } | ModelKind::Resnet18 { .. })
+    );
     let global_batch = section.int("global_batch");
     let shards = read_shards(section, global_batch, batch_norm, warnings);
     let length = read_length(section);

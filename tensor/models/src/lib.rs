@@ -1,4 +1,4 @@
-//! The models that a job file can name: mlp, cnn and gpt.
+//! The models that a job file can name: mlp, cnn, resnet18 and gpt.
 //!
 //! Each is a [`Module`](elastic_tensor::nn::Module) like a user's own. Here a job's `ModelKind` meets the
 //! shape of its data, and what does not fit is said in the job file's words.
@@ -6,10 +6,12 @@
 mod cnn;
 mod gpt;
 mod mlp;
+mod resnet;
 
 pub use cnn::Cnn;
 pub use gpt::Gpt;
 pub use mlp::Mlp;
+pub use resnet::Resnet18;
 
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::ModelKind;
@@ -24,18 +26,22 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
             compile(&Mlp { hidden, activation: *activation }, data, shard_samples)
         }
         ModelKind::Cnn { image, channels, kernel, hidden, batch_norm } => {
-            let features = features_of("cnn", data)?;
-            let image = image.map(|n| n as usize);
-            if image.iter().product::<usize>() != features {
-                let [c, h, w] = image;
-                return Err(format!("model.image {c}×{h}×{w} is {} numbers, but a sample has {features}", c * h * w));
-            }
+            let image = image_of("cnn", image, data)?;
             if kernel % 2 == 0 {
                 return Err(format!("model.kernel is {kernel}, but same padding needs an odd one"));
             }
             let channels = channels.iter().map(|c| *c as usize).collect();
             let (kernel, hidden) = (*kernel as usize, *hidden as usize);
             compile(&Cnn { image, channels, kernel, hidden, batch_norm: *batch_norm }, data, shard_samples)
+        }
+        ModelKind::Resnet18 { image, stem, width, zero_init_residual } => {
+            let image = image_of("resnet18", image, data)?;
+            if image[1] != image[2] {
+                return Err(format!("model.image is {}×{}, but resnet18 pools over a square", image[1], image[2]));
+            }
+            let model =
+                Resnet18 { image, stem: *stem, width: *width as usize, zero_init_residual: *zero_init_residual };
+            compile(&model, data, shard_samples)
         }
         ModelKind::Gpt { layers, heads, width, context, dropout } => {
             let DataShape::Tokens { context: window, .. } = data else {
@@ -53,6 +59,16 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
         ModelKind::Own { program, .. } => {
             Err(format!("a model of your own is built by its program {program}, not by this worker"))
         }
+    }
+}
+
+/// The sides of a sample, if it has as many numbers.
+fn image_of(model: &str, image: &[u32; 3], data: &DataShape) -> Result<[usize; 3], String> {
+    let features = features_of(model, data)?;
+    let [c, h, w] = image.map(|n| n as usize);
+    match c * h * w {
+        numbers if numbers == features => Ok([c, h, w]),
+        numbers => Err(format!("model.image {c}×{h}×{w} is {numbers} numbers, but a sample has {features}")),
     }
 }
 
