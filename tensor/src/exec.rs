@@ -8,6 +8,7 @@ use crate::leaves::climb;
 use crate::ops::{IO_MAX, Io, Key, Op, Work};
 use crate::plan::{Place, Plan, Step};
 use crate::real::Real;
+use crate::team::Team;
 use std::ops::Range;
 
 /// What a run reads.
@@ -33,6 +34,10 @@ impl<F: Real> Scratch<F> {
     /// For runs on `threads`, the caller's among them. Bits do not depend on how many.
     pub fn new(threads: usize) -> Scratch<F> {
         Scratch { arena: Vec::new(), work: Work::new(threads), sums: std::array::from_fn(|_| Vec::new()) }
+    }
+
+    pub fn team(&self) -> &Team {
+        &self.work.team
     }
 }
 

@@ -10,10 +10,12 @@ use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
 use crate::init::Init;
 use crate::nn::{Mode, Module, Running, Scope};
 use crate::ops::{CrossEntropy, Key, Op, Seed};
+use crate::optim::{self, Update, UpdateReport};
 use crate::plan::{Goal, Plan};
 use crate::tensor::Tensor;
 use crate::units::{self, Asked};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
+use elastic_spec::job::Optimizer;
 use elastic_spec::layout::Tail;
 use std::any::Any;
 use std::cell::RefCell;
@@ -97,10 +99,18 @@ pub trait Network: Send + Sync {
     /// 1, 2, 4, … times m samples.
     fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail>;
 
-    /// Memory and threads for `sum` and `evaluate`, for one call at a time. `threads` counts the caller's.
+    /// One step of the optimizer ([`optim::apply`]), on the scratch's threads where the network has such. The bits do not
+    /// depend on it.
+    fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
+        let _ = scratch;
+        optim::apply(optimizer, update)
+    }
+
+    /// Memory and threads for all of these, for one call at a time. `threads` counts the caller's.
     fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send>;
 }
 
+const OWN_SCRATCH: &str = "the scratch is from `new_scratch`";
 /// Floats of the largest arena of a unit of several shards: 256 MiB. Larger units gain nothing that shows, since what
 /// calls cost by themselves is spread over enough rows long before.
 const UNIT_FLOATS_MAX: usize = 64 << 20;
@@ -203,7 +213,7 @@ impl Compiled {
         let shards = self.shards(state, batch);
         let pass = passes.get(shards.ilog2() as usize);
         let pass = pass.unwrap_or_else(|| panic!("units have at most {} shards, not {shards}", self.shards_max()));
-        let scratch = scratch.downcast_mut::<Scratch<f32>>().expect("the scratch is from `new_scratch`");
+        let scratch = scratch.downcast_mut::<Scratch<f32>>().expect(OWN_SCRATCH);
         let LeafKey { seed, step, scale, label_smoothing } = key;
         let key = Key { seed, step, scale, label_smoothing, shards, slots: &batch.slots };
         let Batch { features, tokens, targets, .. } = batch;
@@ -292,6 +302,11 @@ impl Network for Compiled {
         let _ieee = Ieee::enter();
         let key = LeafKey { seed: 0, step: 0, scale: 0.0, label_smoothing: 0.0 };
         self.pass(&self.evaluate, scratch, Call { state, batch, key }, &mut [])
+    }
+
+    fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
+        let scratch = scratch.downcast_mut::<Scratch<f32>>().expect(OWN_SCRATCH);
+        optim::apply_on(scratch.team(), optimizer, update)
     }
 
     fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send> {

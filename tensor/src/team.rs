@@ -286,7 +286,7 @@ mod tests {
             team.run(2, &|_, _| {
                 // Both tasks wait for each other: one thread alone would never end.
                 seen.fetch_add(1, Ordering::SeqCst);
-                while seen.load(Ordering::SeqCst) % 2 != 0 {
+                while !seen.load(Ordering::SeqCst).is_multiple_of(2) {
                     std::thread::yield_now();
                 }
             });

@@ -110,9 +110,9 @@ impl Job {
     }
 
     /// Makes the state of the next round. `reduced` is used up.
-    pub fn apply(&self, state: &mut State, reduced: &mut [f32], tail: Tail) {
+    pub fn apply(&self, scratch: &mut (dyn Any + Send), state: &mut State, reduced: &mut [f32], tail: Tail) {
         match self.schedule.kind(state.round) {
-            Kind::Train(step) => self.train(state, step, reduced, tail),
+            Kind::Train(step) => self.train(scratch, state, step, reduced, tail),
             Kind::Validate(_) => {
                 if let Some(row) = state.rows.last_mut() {
                     row.validation = tail;
@@ -122,13 +122,14 @@ impl Job {
         state.round = state.round.next();
     }
 
-    fn train(&self, state: &mut State, step: Step, reduced: &mut [f32], tail: Tail) {
+    fn train(&self, scratch: &mut (dyn Any + Send), state: &mut State, step: Step, reduced: &mut [f32], tail: Tail) {
         let train = &self.spec.train;
         let lr = optim::learning_rate(train.lr, &train.lr_schedule, step.0, self.schedule.steps);
         // Leaves were scaled by the constant 1/B; the mean is over the samples (or tokens) that count.
         // Infinite where nothing counts: the update then leaves the gradient at zero.
         let correction = f64::from(train.global_batch) / tail.count as f64;
-        let report = optim::apply(
+        let report = self.network.update(
+            scratch,
             &train.optimizer,
             Update {
                 layout: self.network.layout(),

@@ -70,6 +70,11 @@ impl Pool {
         self.under(round, node, &state.floats)
     }
 
+    /// Makes the state of the next round.
+    pub fn apply(&mut self, state: &mut State, reduced: &mut [f32], tail: Tail) {
+        self.shared.job.apply(self.scratch.as_mut(), state, reduced, tail);
+    }
+
     fn under(&mut self, round: Round, node: TreeNode, state: &[f32]) -> Sum {
         let shared = self.shared.clone();
         match node.children() {

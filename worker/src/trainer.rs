@@ -95,7 +95,7 @@ impl Trainer {
         let tail = layout.join(chunks, &mut reduced);
         fail::point_in_training("before-apply");
         let mut state = shared.state.write().expect("the state is whole");
-        shared.job.apply(&mut state, &mut reduced, tail);
+        self.pool.apply(&mut state, &mut reduced, tail);
         drop(state);
         shared.give_back(reduced);
         match shared.job.schedule.kind(round) {

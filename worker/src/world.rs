@@ -406,7 +406,7 @@ fn a_checkpoint_gives_the_state_back() {
     for _ in 0..3 {
         let root = elastic_spec::tree::TreeNode::root(SMALL.shards);
         let mut sum = pool.sum(state.round, root);
-        job.apply(&mut state, &mut sum.floats, sum.tail);
+        pool.apply(&mut state, &mut sum.floats, sum.tail);
         *pool.shared.state.write().unwrap() = state.clone();
     }
     let mut other = job.first_state();
@@ -427,7 +427,7 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
 fn a_pause_between_a_step_and_its_validation_does_not_bar_the_checkpoint_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let (job, mut place) = (SMALL.job(), place(dir.path()));
-    let mut state = job.first_state();
+    let (mut state, mut scratch) = (job.first_state(), job.network.new_scratch(1));
     let mut gens = Vec::new();
     while gens.len() < 2 {
         if job.schedule.step_at(state.round) == Step(10) {
@@ -436,7 +436,7 @@ fn a_pause_between_a_step_and_its_validation_does_not_bar_the_checkpoint_after_i
             gens.push(place.checkpoints.newest_verified().unwrap().newest.unwrap().manifest);
         }
         let mut reduced = vec![0.0; job.layout_of(state.round).floats];
-        job.apply(&mut state, &mut reduced, Tail { loss: 1.0, count: 32, correct: 0 });
+        job.apply(&mut *scratch, &mut state, &mut reduced, Tail { loss: 1.0, count: 32, correct: 0 });
     }
     assert_eq!((gens[0].round, gens[1].round), (Round(10), Round(11)), "the newer one is taken");
 }

@@ -13,7 +13,7 @@ use elastic_models::build;
 use elastic_spec::batch::Batch;
 use elastic_spec::layout::Tail;
 use elastic_tensor::leaves::tree_sum;
-use elastic_tensor::{LeafKey, Network, Update, apply, moments_of};
+use elastic_tensor::{LeafKey, Network, Update, moments_of};
 use rows::Row;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
@@ -119,7 +119,7 @@ impl Steps {
             correction: 1.0,
             clip_norm: self.row.clip_norm,
         };
-        apply(&self.row.optimizer, update);
+        self.network.update(&mut *self.scratch, &self.row.optimizer, update);
         self.step += 1;
         tail
     }
