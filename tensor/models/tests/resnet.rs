@@ -1,7 +1,7 @@
 //! ResNet-18 against a second writing of it: plain loops in f64, over the weights by torchvision's names.
 
 use elastic_models::build;
-use elastic_spec::batch::{Batch, DataShape};
+use elastic_spec::batch::{Batch, DataShape, IGNORE};
 use elastic_spec::job::{ModelKind, Stem};
 use elastic_tensor::LeafKey;
 use std::collections::BTreeMap;
@@ -175,4 +175,23 @@ fn the_small_stem_keeps_the_image() {
 fn the_full_stem_pools_with_padding_like_torchvisions() {
     check(32, Stem::Full);
     check(19, Stem::Full);
+}
+
+#[test]
+fn a_shard_of_padding_alone_adds_nothing_and_stays_finite() {
+    let data = DataShape::Features { features: 64, classes: 5 };
+    let kind = ModelKind::Resnet18 { image: [1, 8, 8], stem: Stem::Small, width: 8, zero_init_residual: false };
+    let network = build(&kind, &data, 4).expect("the model fits its data");
+    let batch = Batch {
+        features: (0..4 * 64).map(|i| (i * 37 % 23) as f32 / 23.0).collect(),
+        targets: vec![IGNORE; 4],
+        slots: vec![0, 1, 2, 3],
+        ..Batch::default()
+    };
+    let key = LeafKey { seed: 0, step: 0, scale: 0.25, label_smoothing: 0.0 };
+    let mut leaf = vec![f32::NAN; network.layout().reduced_floats()];
+    let tail = network.sum(&mut *network.new_scratch(1), &network.init(1), &batch, key, &mut leaf);
+    assert_eq!((tail.loss, tail.count, tail.correct), (0.0, 0, 0));
+    let strays = leaf.iter().filter(|x| **x != 0.0).count();
+    assert_eq!(strays, 0, "numbers that are not zero: gradients, or moments that move the running statistics");
 }

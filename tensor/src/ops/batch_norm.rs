@@ -116,10 +116,14 @@ impl Rule for BatchNorm {
         let Work { team, rooms } = io.work;
         team.chunks(found_here, 4, |_, c, found| {
             let parts = || (0..samples).filter(valid).map(|s| planes.at(x, s, c));
-            // A shard of padding alone has no statistics; any finite output will do.
-            let m = if count > F::ZERO { total(parts(), |x| x) / count } else { running[c] };
-            let squares = total(parts(), |x| (x - m) * (x - m));
-            let var = if count > F::ZERO { squares / count } else { F::ZERO };
+            if count == F::ZERO {
+                // A shard of padding alone has no statistics: its output is the shift, its gradient nothing. With a
+                // variance of 0 each norm would multiply by 316, and twenty in a row reach infinity.
+                found.copy_from_slice(&[running[c], F::ZERO, F::ZERO, F::ZERO]);
+                return;
+            }
+            let m = total(parts(), |x| x) / count;
+            let var = total(parts(), |x| (x - m) * (x - m)) / count;
             let off = m - running[c];
             let moments = (weight * off, weight * (var * bessel + off * off));
             found.copy_from_slice(&[m, F::ONE / (var + eps).sqrt(), moments.0, moments.1]);
