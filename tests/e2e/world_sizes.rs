@@ -76,7 +76,7 @@ fn check_after_a_kill(example: &str, args: &[&str]) {
     let once = dir.path().join("once");
     std::fs::create_dir_all(&once).expect("a directory");
     let env =
-        [("ELASTIC_FAIL", "after-contribute:15:kill".to_string()), ("ELASTIC_FAIL_ONCE", once.display().to_string())];
+        [("ELASTIC_FAIL", "after-contribute:20:kill".to_string()), ("ELASTIC_FAIL_ONCE", once.display().to_string())];
     let with = |n: &str, env: &[(&str, String)]| {
         let args: Vec<&str> = args.iter().copied().chain(["--workers", n]).collect();
         submit_local(dir.path(), &job_file(example), &args, env).1
