@@ -43,9 +43,7 @@ impl<F: Real> Scratch<F> {
 
 pub fn run<F: Real>(plan: &Plan, scratch: &mut Scratch<F>, bound: &Bound<'_, F>, out: &mut [F]) {
     let _ieee = crate::float_mode::Ieee::enter();
-    if scratch.arena.len() < plan.arena {
-        scratch.arena.resize(plan.arena, F::ZERO);
-    }
+    crate::memory::grow(&mut scratch.arena, plan.arena);
     for step in &plan.steps {
         run_step(step, scratch, bound, out);
     }

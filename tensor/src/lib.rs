@@ -9,11 +9,13 @@
 pub mod autograd;
 pub mod exec;
 pub mod float_mode;
+mod fuse;
 pub mod gemm;
 pub mod graph;
 pub mod init;
 pub mod leaves;
 mod math;
+pub mod memory;
 mod network;
 pub mod nn;
 pub mod ops;

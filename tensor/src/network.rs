@@ -6,6 +6,7 @@
 
 use crate::exec::{Bound, Scratch, run};
 use crate::float_mode::Ieee;
+use crate::fuse::fuse;
 use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
 use crate::init::Init;
 use crate::nn::{Mode, Module, Running, Scope};
@@ -153,7 +154,8 @@ pub(crate) fn trace(module: &dyn Module, data: &DataShape, samples: usize, mode:
     }
     let loss = graph.borrow_mut().apply(Op::CrossEntropy(CrossEntropy), "loss", &[scores.value, targets])?;
     let running = scope.running.take();
-    let graph = graph.borrow().clone();
+    let mut graph = graph.borrow().clone();
+    fuse(&mut graph, &loss);
     Ok(Trace { graph, loss: loss[0], correct: loss[2], running })
 }
 

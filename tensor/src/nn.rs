@@ -168,7 +168,11 @@ impl Scope {
             }
             Mode::Train => {
                 let targets = x.with(self.targets);
-                let outputs = at.apply(Op::BatchNorm(ops::BatchNorm { eps }), x, &[&scale, &shift, &mean, &targets])?;
+                let outputs = at.apply(
+                    Op::BatchNorm(ops::BatchNorm { eps, relu: false }),
+                    x,
+                    &[&scale, &shift, &mean, &targets],
+                )?;
                 running.moments = Some([outputs[3].value, outputs[4].value]);
                 outputs
             }

@@ -69,7 +69,9 @@ impl Module for Image {
         let x = x.reshape(&[x.shape()[0], 2, 6, 6])?;
         let conv = Conv { out: 5, kernel: 3, stride: 1, pad: 1, bias: Bias::PerChannel };
         let x = nn.conv2d("conv", &x, conv)?;
-        let x = nn.batch_norm("norm", &x)?.relu().max_pool(2, 2)?.avg_pool(2, 1)?;
+        let x = nn.batch_norm("norm", &x)?.relu();
+        let conv = Conv { out: 4, kernel: 3, stride: 2, pad: 2, bias: Bias::None };
+        let x = nn.conv2d("narrow", &x, conv)?.relu().max_pool(2, 1)?.avg_pool(2, 1)?;
         nn.linear("out", &x.flatten()?, nn.outputs())
     }
 }
@@ -93,7 +95,7 @@ mod tests {
 
     /// The class of every machine so far. A change here means that jobs begun before cannot go on: say so in
     /// the changelog.
-    const CLASS: u64 = 0xece6_f5ee_e1cd_71bb;
+    const CLASS: u64 = 0x0c3e_ffea_13ed_2a56;
 
     #[test]
     fn every_instruction_set_is_of_one_class() {

@@ -3,8 +3,9 @@
 //! Every kernel is written once over [`Real`]. What differs is here: f32 takes the polynomials of `math` and
 //! the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
 
-use crate::gemm::{self, Gemm, Pack, TeamGemm};
+use crate::gemm::{self, Gemm, Pack, TeamGemm, indirect};
 use crate::ops::Work;
+use crate::simd::Set;
 use crate::tile::{self, Product};
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
@@ -39,6 +40,10 @@ pub trait Real:
     fn tile(product: Product<'_, Self>, c: &mut [Self], stride: usize);
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
     fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
+    /// A tile of a product whose A is read through a table; the set gives its size (`gemm::indirect::size`).
+    fn indirect(set: Set, tile: indirect::Tile<'_, Self>, c: &mut [Self]);
+    /// `to[j * to_stride + i] = from[i * from_stride + j]` for (i, j) inside `size`.
+    fn transpose(from: &[Self], from_stride: usize, to: &mut [Self], to_stride: usize, size: (usize, usize));
     /// The same on a team, with a bias and as a sum over shards.
     fn product(product: TeamGemm<'_, Self>, c: &mut [Self], stride: usize, work: &mut Work<Self>);
 
@@ -91,6 +96,14 @@ impl Real for f32 {
         gemm::fast(product, c, stride, pack);
     }
 
+    fn indirect(set: Set, tile: indirect::Tile<'_, f32>, c: &mut [f32]) {
+        indirect::run(set.isa(), tile, c);
+    }
+
+    fn transpose(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize, size: (usize, usize)) {
+        gemm::transpose::copy(from, from_stride, to, to_stride, size);
+    }
+
     fn product(product: TeamGemm<'_, f32>, c: &mut [f32], stride: usize, work: &mut Work<f32>) {
         gemm::shared::multiply(gemm::Isa::best(), product, c, stride, &work.team, &mut work.rooms);
     }
@@ -131,6 +144,16 @@ impl Real for f64 {
 
     fn gemm(product: Gemm<'_, f64>, c: &mut [f64], stride: usize, _pack: &mut Pack<f64>) {
         gemm::plain(product, c, stride);
+    }
+
+    fn indirect(set: Set, tile: indirect::Tile<'_, f64>, c: &mut [f64]) {
+        indirect::plain(set.isa(), tile, c);
+    }
+
+    fn transpose(from: &[f64], from_stride: usize, to: &mut [f64], to_stride: usize, (rows, columns): (usize, usize)) {
+        for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
+            to[j * to_stride + i] = from[i * from_stride + j];
+        }
     }
 
     fn product(product: TeamGemm<'_, f64>, c: &mut [f64], stride: usize, work: &mut Work<f64>) {

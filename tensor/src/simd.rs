@@ -9,7 +9,7 @@ use crate::gemm::Isa;
 
 /// A set that this machine has: there is no other way to make one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Set(Isa);
+pub struct Set(Isa);
 
 impl Set {
     /// The fastest here. Asked once for an op, not once for a task: tests force it for the calling thread alone.
@@ -24,13 +24,28 @@ impl Set {
     }
 }
 
+/// Asks for the line of an element that is read soon. The processor does so by itself along a page, not from one page to
+/// the next.
+#[inline(always)]
+pub(crate) fn prefetch<T>(xs: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(x) = xs.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint that reads nothing, for an element that is there.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (xs, at);
+}
+
 /// `vectorised! { fn name[generics](argument: Type, …) -> Type { body } }` makes a function of a [`Set`] and the
 /// arguments. What the body calls must be `#[inline(always)]` to be compiled for the set as well; a closure will do
 /// if it is small. The bits do not depend on that.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* fn $name:ident[$($generics:tt)*]($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident[$($generics:tt)*]($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
-        fn $name<$($generics)*>(set: $crate::simd::Set, $($arg: $ty),*) $(-> $out)? {
+        #[allow(clippy::too_many_arguments, reason = "the set comes on top")]
+        $vis fn $name<$($generics)*>(set: $crate::simd::Set, $($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
             fn body<$($generics)*>($($arg: $ty),*) $(-> $out)? $body
 

@@ -14,6 +14,8 @@ use std::sync::{Arc, Condvar, Mutex};
 mod chunks;
 mod parts;
 
+pub use chunks::Channel;
+
 pub(crate) use parts::Parts;
 
 /// A caller and its helpers. Dropping it ends the helpers.

@@ -93,6 +93,11 @@ fn convolution_with_padding_stride_and_bias() {
     check(&[&[2, 3, 5, 4], &[4, 3, 3, 3], &[4]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 1, pad: 1 }), x));
     check(&[&[2, 2, 7, 6], &[3, 2, 3, 2]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 2, pad: 0 }), x));
     check(&[&[1, 1, 2, 3], &[1, 1, 5, 5], &[1]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 2, pad: 2 }), x));
+    // Pixels that no window sees, windows that see padding alone, and one pixel a window.
+    check(&[&[2, 2, 8, 7], &[3, 2, 2, 1]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 3, pad: 0 }), x));
+    check(&[&[1, 2, 3, 2], &[2, 2, 2, 2]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 1, pad: 3 }), x));
+    check(&[&[3, 17, 3, 5], &[33, 17, 1, 1]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 2, pad: 0 }), x));
+    check(&[&[2, 1, 1, 1], &[1, 1, 1, 1]], |g, x, _| apply(g, Op::Conv2d(Conv2d { stride: 1, pad: 1 }), x));
 }
 
 #[test]
@@ -105,8 +110,9 @@ fn pools() {
 
 #[test]
 fn batch_norm_counts_valid_samples_only() {
-    let norm: Build =
-        |g, x, targets| apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5 }), &[x[0], x[1], x[2], x[3], targets]);
+    let norm: Build = |g, x, targets| {
+        apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5, relu: false }), &[x[0], x[1], x[2], x[3], targets])
+    };
     for targets in [[1, 0, 2, 1], [1, -1, 0, -1], [0, -1, -1, -1]] {
         check_with(&[&[4, 3, 2, 5], &[3], &[3], &[3]], Ints::new(&[4], &targets), 0.0, norm);
     }

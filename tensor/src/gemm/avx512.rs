@@ -1,6 +1,6 @@
-//! The tile of `gemm` with AVX-512: up to 14 rows by 32 columns of C in 28 registers.
+//! The tiles of `gemm` with AVX-512: up to 14 rows by 32 columns of C in 28 registers.
 
-use super::{Start, Tile};
+use super::{Start, Tile, indirect};
 use crate::real::Real;
 use std::arch::x86_64::*;
 
@@ -56,20 +56,109 @@ unsafe fn rows<const R: usize>(tile: Tile<'_>) {
             a = a.wrapping_add(R);
             b = b.wrapping_add(tile.b_stride);
         }
-        for left in tile.left.chunks_exact(R * 32) {
-            for (r, row) in c.iter_mut().enumerate() {
-                for (half, sum) in row.iter_mut().enumerate() {
-                    let left = _mm512_loadu_ps(left.as_ptr().add(r * 32 + half * 16));
-                    // Quiet and signalling NaN become the first operand, all else stays.
-                    let nan = _mm512_set1_ps(<f32 as Real>::NAN);
-                    let keep = _mm512_set1_epi32(0x1111_1100);
-                    *sum = _mm512_fixupimm_ps::<0>(nan, _mm512_add_ps(left, *sum), keep);
-                }
-            }
-        }
+        add_left(&mut c, tile.left);
         for (r, row) in c.iter().enumerate() {
             _mm512_storeu_ps(out.add(r * tile.c_stride), row[0]);
             _mm512_storeu_ps(out.add(r * tile.c_stride + 16), row[1]);
         }
+    }
+}
+
+/// The left siblings of a sum over shards, added one after the other.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_left<const R: usize>(c: &mut [[__m512; 2]; R], left: &[f32]) {
+    for left in left.chunks_exact(R * 32) {
+        for (row, left) in c.iter_mut().zip(left.as_chunks::<32>().0) {
+            for (sum, left) in row.iter_mut().zip(left.as_chunks::<16>().0) {
+                // SAFETY: an array of sixteen floats is read.
+                let left = unsafe { _mm512_loadu_ps(left.as_ptr()) };
+                // Quiet and signalling NaN become the first operand, all else stays.
+                let nan = _mm512_set1_ps(<f32 as Real>::NAN);
+                let keep = _mm512_set1_epi32(0x1111_1100);
+                *sum = _mm512_fixupimm_ps::<0>(nan, _mm512_add_ps(left, *sum), keep);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The machine has avx512f, and `indirect::Tile::check(14, 32)` held.
+pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, f32>, c: &mut [f32]) {
+    // SAFETY: the caller's promise is handed on.
+    unsafe {
+        match tile.rows.len() {
+            1 => indirect_rows::<1>(tile, c),
+            2 => indirect_rows::<2>(tile, c),
+            3 => indirect_rows::<3>(tile, c),
+            4 => indirect_rows::<4>(tile, c),
+            5 => indirect_rows::<5>(tile, c),
+            6 => indirect_rows::<6>(tile, c),
+            7 => indirect_rows::<7>(tile, c),
+            8 => indirect_rows::<8>(tile, c),
+            9 => indirect_rows::<9>(tile, c),
+            10 => indirect_rows::<10>(tile, c),
+            11 => indirect_rows::<11>(tile, c),
+            12 => indirect_rows::<12>(tile, c),
+            13 => indirect_rows::<13>(tile, c),
+            14 => indirect_rows::<14>(tile, c),
+            other => unreachable!("a tile has 1 to 14 rows, not {other}"),
+        }
+    }
+}
+
+/// # Safety
+/// As `run_indirect`, and the tile has R rows.
+#[target_feature(enable = "avx512f")]
+unsafe fn indirect_rows<const R: usize>(tile: indirect::Tile<'_, f32>, out: &mut [f32]) {
+    let mut c = [[_mm512_setzero_ps(); 2]; R];
+    let out = out.as_mut_ptr();
+    // SAFETY: `Tile::check` made sure that every row's start plus every step lies in a, that b holds 32 floats a step,
+    // and that c holds R rows of 32; the pointers walk exactly these.
+    unsafe {
+        let starts: [*const f32; R] = std::array::from_fn(|r| tile.a.as_ptr().add(tile.rows[r] as usize));
+        if tile.start == Start::Go {
+            for (r, row) in c.iter_mut().enumerate() {
+                row[0] = _mm512_loadu_ps(out.add(r * 32));
+                row[1] = _mm512_loadu_ps(out.add(r * 32 + 16));
+            }
+        }
+        let mut b = tile.b.as_ptr();
+        for step in tile.steps.list() {
+            let (left, right) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+            for (start, row) in starts.iter().zip(&mut c) {
+                multiply_add(row, [left, right], start.wrapping_add(*step as usize));
+            }
+            b = b.add(32);
+        }
+        add_left(&mut c, tile.left);
+        for (r, row) in c.iter().enumerate() {
+            _mm512_storeu_ps(out.add(r * 32), row[0]);
+            _mm512_storeu_ps(out.add(r * 32 + 16), row[1]);
+        }
+    }
+}
+
+/// row += x b, as instructions: left to itself the compiler interleaves two steps and spills a third of the sums.
+///
+/// # Safety
+/// The machine has avx512f, and `x` points to a float.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply_add(row: &mut [__m512; 2], b: [__m512; 2], x: *const f32) {
+    // SAFETY: two multiply-adds in registers, whose operand in memory is the float that the caller promises.
+    unsafe {
+        std::arch::asm!(
+            "vbroadcastss {x}, dword ptr [{at}]",
+            "vfmadd231ps {c0}, {b0}, {x}",
+            "vfmadd231ps {c1}, {b1}, {x}",
+            c0 = inout(zmm_reg) row[0],
+            c1 = inout(zmm_reg) row[1],
+            b0 = in(zmm_reg) b[0],
+            b1 = in(zmm_reg) b[1],
+            x = out(zmm_reg) _,
+            at = in(reg) x,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
 }

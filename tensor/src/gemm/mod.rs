@@ -9,9 +9,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod indirect;
 mod portable;
 pub(crate) mod shared;
-mod transpose;
+pub(crate) mod transpose;
 
 pub use shared::TeamGemm;
 
@@ -61,8 +62,8 @@ pub struct Pack<F> {
     a: Vec<F>,
     b: Vec<F>,
     /// What a team packed for all of its threads.
-    shared_a: Vec<F>,
-    shared_b: Vec<F>,
+    pub(crate) shared_a: Vec<F>,
+    pub(crate) shared_b: Vec<F>,
 }
 
 /// The instruction sets that have a kernel.

@@ -35,7 +35,7 @@ pub(super) unsafe fn run(tile: Tile<'_>) {
 }
 
 #[inline(always)]
-fn fused(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn fused(a: f32, b: f32, c: f32) -> f32 {
     match cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
         true => a.mul_add(b, c),
         // `mul_add` would call the platform's libm here.

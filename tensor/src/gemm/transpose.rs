@@ -1,59 +1,71 @@
-//! Copies a matrix transposed, which is what packing does to rows: eight by eight in registers with AVX2.
+//! Copies a matrix transposed, which is what packing does to rows: eight by eight, then four by four, in registers with AVX2.
 
 /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for i < rows, j < cols.
-pub(super) fn copy(src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize, (rows, cols): (usize, usize)) {
+pub(crate) fn copy(src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize, (rows, cols): (usize, usize)) {
     if rows == 0 || cols == 0 {
         return;
     }
     assert!(src.len() > (rows - 1) * src_stride + cols - 1, "the source holds the matrix");
     assert!(dst.len() > (cols - 1) * dst_stride + rows - 1, "the target holds its transpose");
-    let (rows8, cols8) = if has_avx2() { (rows / 8 * 8, cols / 8 * 8) } else { (0, 0) };
-    for i in (0..rows8).step_by(8) {
-        for j in (0..cols8).step_by(8) {
-            block(&src[i * src_stride + j..], src_stride, &mut dst[j * dst_stride + i..], dst_stride);
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the machine has avx2, and both slices reach as far as was checked.
+        return unsafe { copy_avx2(src.as_ptr(), src_stride, dst.as_mut_ptr(), dst_stride, (rows, cols)) };
+    }
+    // Sixteen columns at a time, so that the target's lines stay in the first-level cache.
+    for j0 in (0..cols).step_by(16) {
+        for i in 0..rows {
+            for j in j0..cols.min(j0 + 16) {
+                dst[j * dst_stride + i] = src[i * src_stride + j];
+            }
         }
     }
-    let mut rest = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>| {
-        // Sixteen columns at a time, so that the target's lines stay in the first-level cache.
-        for j0 in cols.clone().step_by(16) {
-            for i in rows.clone() {
-                for j in j0..cols.end.min(j0 + 16) {
-                    dst[j * dst_stride + i] = src[i * src_stride + j];
+}
+
+/// # Safety
+/// The machine has avx2; `src` holds the matrix and `dst` its transpose.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn copy_avx2(
+    src: *const f32,
+    src_stride: usize,
+    dst: *mut f32,
+    dst_stride: usize,
+    (rows, cols): (usize, usize),
+) {
+    let (rows8, cols8) = (rows / 8 * 8, cols / 8 * 8);
+    // SAFETY: every block, and every element after them, lies inside the matrix.
+    unsafe {
+        // Rows may be a power of two apart, and then share a set of the first-level cache: the side with the longer
+        // stride has its lines read or written whole, eight rows at a time, before the next rows' turn.
+        let block = if dst_stride > src_stride { 8 } else { 16 };
+        for j0 in (0..cols8).step_by(block) {
+            for i in (0..rows8).step_by(8) {
+                for j in (j0..cols8.min(j0 + block)).step_by(8) {
+                    eight(src.add(i * src_stride + j), src_stride, dst.add(j * dst_stride + i), dst_stride);
+                }
+            }
+            if rows - rows8 >= 4 {
+                for j in (j0..cols8.min(j0 + block)).step_by(4) {
+                    four(src.add(rows8 * src_stride + j), src_stride, dst.add(j * dst_stride + rows8), dst_stride);
                 }
             }
         }
-    };
-    rest(0..rows8, cols8..cols);
-    rest(rows8..rows, 0..cols);
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_avx2() -> bool {
-    false
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn block(_: &[f32], _: usize, _: &mut [f32], _: usize) {
-    unreachable!("blocks are copied with AVX2 only");
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn block(src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize) {
-    assert!(src.len() >= 7 * src_stride + 8 && dst.len() >= 7 * dst_stride + 8, "eight rows of eight");
-    // SAFETY: `copy` calls this only where `has_avx2`; the slices hold eight rows of eight, as just checked.
-    unsafe { block_avx2(src.as_ptr(), src_stride, dst.as_mut_ptr(), dst_stride) }
+        let rows4 = rows / 4 * 4;
+        for j in 0..cols {
+            for i in if j < cols8 { rows4..rows } else { 0..rows } {
+                *dst.add(j * dst_stride + i) = *src.add(i * src_stride + j);
+            }
+        }
+    }
 }
 
 /// # Safety
 /// The machine has avx2; `src` and `dst` reach eight floats into their eighth rows.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn block_avx2(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+unsafe fn eight(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
     let r: [__m256; 8] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(src.add(i * src_stride)) });
@@ -73,11 +85,29 @@ unsafe fn block_avx2(src: *const f32, src_stride: usize, dst: *mut f32, dst_stri
     }
 }
 
+/// # Safety
+/// The machine has avx2; `src` and `dst` reach four floats into their fourth rows.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn four(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's promise.
+    let r: [__m128; 4] = std::array::from_fn(|i| unsafe { _mm_loadu_ps(src.add(i * src_stride)) });
+    let (a0, a1) = (_mm_unpacklo_ps(r[0], r[1]), _mm_unpackhi_ps(r[0], r[1]));
+    let (a2, a3) = (_mm_unpacklo_ps(r[2], r[3]), _mm_unpackhi_ps(r[2], r[3]));
+    let out = [_mm_movelh_ps(a0, a2), _mm_movehl_ps(a2, a0), _mm_movelh_ps(a1, a3), _mm_movehl_ps(a3, a1)];
+    for (j, row) in out.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_storeu_ps(dst.add(j * dst_stride), row) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn a_copy_of_any_size_is_the_transpose() {
-        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (14, 256), (32, 31), (7, 40), (0, 3)] {
+        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (12, 32), (14, 256), (32, 31), (7, 40), (0, 3)] {
             let (src_stride, dst_stride) = (cols + 3, rows + 2);
             let src: Vec<f32> = (0..rows * src_stride).map(|i| i as f32).collect();
             let mut dst = vec![-1.0; cols * dst_stride];

@@ -1,13 +1,21 @@
-//! 2-D convolution as a matrix product over unfolded patches, each sample by one thread.
+//! 2-D convolution as matrix products that read the image in place, through a table of offsets.
 //!
-//! x: (sample, in, h, w), W: (out, in, kh, kw), b: (out), y: (sample, out, oh, ow). A sample's patches are
-//! unfolded to (in·kh·kw, oh·ow). The weight's gradient goes on with the same chains from sample to sample.
+//! x: (sample, in, h, w), W: (out, in, kh, kw), b: (out), y: (sample, out, oh, ow). Every element of y is one chain
+//! over (in, kh, kw), padding as zeros; of dx, over the output channels and the taps that meet the pixel, later taps
+//! first; of dW, over the samples of a shard and their output pixels.
+
+mod correlate;
+mod frame;
+mod weight;
+
+pub(crate) use correlate::Part;
 
 use super::*;
-use crate::gemm::{Mat, Start};
 use crate::leaves::tree_sum;
 use crate::real::sum;
-use std::ops::Range;
+use correlate::{Correlation, Grid};
+use frame::Frame;
+use weight::WeightGradient;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
@@ -58,57 +66,34 @@ impl Sizes {
         self.oh * self.ow
     }
 
-    /// Calls `visit` for every run of output columns whose pixels lie in one line of the image, in order;
-    /// padding is left out. Rows of the unfolded matrix are counted from the first of `channels`.
-    #[inline(always)]
-    fn runs(&self, channels: Range<usize>, mut visit: impl FnMut(Run)) {
+    /// The input in margins that are the padding, without what no window reads.
+    fn frame(&self) -> Frame {
         let Conv2d { stride, pad } = self.conv;
-        let kernel = self.kh * self.kw;
-        for row in 0..channels.len() * kernel {
-            let (channel, ky, kx) = (channels.start + row / kernel, row / self.kw % self.kh, row % self.kw);
-            // The ox with 0 <= ox * stride + kx - pad < w.
-            let first = pad.saturating_sub(kx).div_ceil(stride);
-            let end = (self.w + pad).saturating_sub(kx).div_ceil(stride).min(self.ow);
-            for oy in 0..self.oh {
-                let y = oy * stride + ky;
-                if y < pad || y - pad >= self.h || first >= end {
-                    continue;
-                }
-                let pixel = (channel * self.h + y - pad) * self.w + first * stride + kx - pad;
-                visit(Run { at: row * self.out() + oy * self.ow + first, pixel, len: end - first });
-            }
-        }
+        let behind = |size: usize, kernel: usize, out: usize| ((out - 1) * stride + kernel).saturating_sub(size + pad);
+        let behind = (behind(self.h, self.kh, self.oh), behind(self.w, self.kw, self.ow));
+        Frame::new((self.h, self.w), (pad, pad), behind)
     }
 
-    fn unfold<'a, F: Real>(&self, image: &[F], channels: Range<usize>, room: &'a mut Vec<F>) -> &'a [F] {
-        let columns = take(room, channels.len() * self.kh * self.kw * self.out());
-        if self.conv.pad > 0 {
-            columns.fill(F::ZERO);
-        }
-        self.runs(channels, |Run { at, pixel, len }| {
-            let to = &mut columns[at..at + len];
-            match self.conv.stride {
-                1 => to.copy_from_slice(&image[pixel..pixel + len]),
-                stride => to.iter_mut().zip(image[pixel..].iter().step_by(stride)).for_each(|(to, x)| *to = *x),
-            }
-        });
-        columns
-    }
-
-    /// Adds the unfolded values to their pixels.
-    fn fold<F: Real>(&self, columns: &[F], image: &mut [F]) {
-        self.runs(0..self.inner, |Run { at, pixel, len }| {
-            let from = &columns[at..at + len];
-            image[pixel..].iter_mut().step_by(self.conv.stride).zip(from).for_each(|(x, from)| *x += *from);
-        });
+    /// One axis of the input's gradient: what the pixels from `first` on, a stride apart, see of dy.
+    fn phase(&self, first: usize, size: usize, kernel: usize) -> Phase {
+        let Conv2d { stride, pad } = self.conv;
+        // Pixel y meets tap k where y + pad = o stride + k: the taps are those of one remainder, k = rest + t stride, and
+        // o = (y + pad) / stride - t, so that later taps meet earlier rows of dy.
+        let (rest, row) = ((first + pad) % stride, (first + pad) / stride);
+        let taps = kernel.saturating_sub(rest).div_ceil(stride);
+        Phase { rest, row, taps, points: size.saturating_sub(first).div_ceil(stride) }
     }
 }
 
-/// `len` elements of the unfolded matrix from `at`, and their first pixel; the others are a stride apart.
-struct Run {
-    at: usize,
-    pixel: usize,
-    len: usize,
+/// Pixels along one axis that lie a stride apart from each other.
+#[derive(Clone, Copy)]
+struct Phase {
+    /// The first tap that they meet; the others are a stride apart.
+    rest: usize,
+    /// The row of dy that the first pixel and the first tap meet at.
+    row: usize,
+    taps: usize,
+    points: usize,
 }
 
 impl Rule for Conv2d {
@@ -148,19 +133,22 @@ impl Rule for Conv2d {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, ..] = io.y;
         let s = self.sizes(&io.types[0].shape, &io.types[1].shape).expect("checked when the graph was built");
-        let (outer, n) = (io.types[1].shape[0], s.out());
+        let (outer, patch) = (io.types[1].shape[0], s.patch());
         let (x, weight) = (io.x[0], io.x[1]);
         let bias = if io.types.len() == 3 { io.x[2] } else { &[] };
-        let Work { team, rooms } = io.work;
-        team.chunks_in(rooms, y, (outer * n).max(1), |Room { pack, columns, .. }, sample, y| {
-            let image = &x[sample * s.image()..][..s.image()];
-            let b = Mat::rows(s.unfold(image, 0..s.inner, columns), n);
-            let a = Mat::rows(weight, s.patch());
-            F::gemm(Gemm { m: outer, n, k: s.patch(), a, b, start: Start::Zero }, y, n, pack);
-            for (plane, bias) in y.chunks_exact_mut(n).zip(bias) {
-                plane.iter_mut().for_each(|y| *y += *bias);
-            }
-        });
+        let mut packed = std::mem::take(&mut io.work.rooms[0].pack.shared_b);
+        correlate::pack(io.work, &mut packed, (outer, patch, 0), |link, out| weight[out * patch + link]);
+        let frame = s.frame();
+        let part = Part {
+            taps: (s.kh, s.kw),
+            points: (s.oh, s.ow),
+            window: Grid { first: (0, 0), every: self.stride, row: frame.size.1 },
+            pixel: Grid { first: (0, 0), every: 1, row: s.ow },
+            weights: 0,
+        };
+        let all = Correlation { frame, planes: s.inner, parts: &[part], columns: outer, plane: s.out() };
+        all.run(x, &packed, bias, y, io.work);
+        io.work.rooms[0].pack.shared_b = packed;
     }
 }
 
@@ -181,23 +169,48 @@ impl Rule for Conv2dGradInput {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dx, ..] = io.y;
         let s = self.conv.sizes(&self.image, &io.types[0].shape).expect("checked when the graph was built");
-        let (outer, n) = (io.types[0].shape[0], s.out());
+        let (outer, stride, pad) = (io.types[0].shape[0], self.conv.stride, self.conv.pad);
         let (weight, dy) = (io.x[0], io.x[1]);
-        let Work { team, rooms } = io.work;
-        team.chunks_in(rooms, dx, s.image().max(1), |Room { pack, columns, .. }, sample, dx| {
-            let columns = take(columns, s.patch() * n);
-            let a = Mat::rows(weight, s.patch()).transposed();
-            let b = Mat::rows(&dy[sample * outer * n..][..outer * n], n);
-            F::gemm(Gemm { m: s.patch(), n, k: outer, a, b, start: Start::Zero }, columns, n, pack);
-            dx.fill(F::ZERO);
-            s.fold(columns, dx);
-        });
+        // The first tap of the last row that a pixel meets may lie above or below dy.
+        let margin = |size: usize, kernel: usize, out: usize| {
+            let last = (size.max(1) - 1 + pad) / stride;
+            (kernel.div_ceil(stride) - 1, last.saturating_sub(out - 1))
+        };
+        let ((above, below), (left, right)) = (margin(s.h, s.kh, s.oh), margin(s.w, s.kw, s.ow));
+        let frame = Frame::new((s.oh, s.ow), (above, left), (below, right));
+        let mut packed = std::mem::take(&mut io.work.rooms[0].pack.shared_b);
+        let mut parts: Vec<Part> = std::mem::take(&mut io.work.rooms[0].convolutions);
+        parts.clear();
+        let mut weights = 0;
+        for (y, x) in (0..stride.min(s.h)).flat_map(|y| (0..stride.min(s.w)).map(move |x| (y, x))) {
+            let (down, across) = (s.phase(y, s.h, s.kh), s.phase(x, s.w, s.kw));
+            let (taps, links) = ((down.taps, across.taps), outer * down.taps * across.taps);
+            // Taps in the order in which rows of dy ascend.
+            correlate::pack(io.work, &mut packed, (s.inner, links, weights), |link, channel| {
+                let (out, tap) = (link / (taps.0 * taps.1), link % (taps.0 * taps.1));
+                let ky = down.rest + (taps.0 - 1 - tap / taps.1) * stride;
+                let kx = across.rest + (taps.1 - 1 - tap % taps.1) * stride;
+                weight[((out * s.inner + channel) * s.kh + ky) * s.kw + kx]
+            });
+            let first = (down.row + above + 1 - taps.0.max(1), across.row + left + 1 - taps.1.max(1));
+            parts.push(Part {
+                taps,
+                points: (down.points, across.points),
+                window: Grid { first, every: 1, row: frame.size.1 },
+                pixel: Grid { first: (y, x), every: stride, row: s.w },
+                weights,
+            });
+            weights += correlate::packed(s.inner, links);
+        }
+        let all = Correlation { frame, planes: outer, parts: &parts, columns: s.inner, plane: s.h * s.w };
+        all.run(dy, &packed, &[], dx, io.work);
+        io.work.rooms[0].pack.shared_b = packed;
+        io.work.rooms[0].convolutions = parts;
     }
 }
 
-/// dW = sum over samples of dy (out, oh·ow) times the unfolded patches, transposed; a shard's samples in ascending
-/// order, the shards along the tree. Inputs: x, dy. A task has some output and some input channels, of which alone it
-/// unfolds the patches.
+/// dW = sum over samples of dy (out, oh·ow) times the patches, transposed; a shard's samples in ascending order, the
+/// shards along the tree. Inputs: x, dy.
 #[derive(Clone, Debug)]
 pub struct Conv2dGradWeight {
     pub conv: Conv2d,
@@ -213,49 +226,11 @@ impl Rule for Conv2dGradWeight {
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dw, ..] = io.y;
-        let s = self.conv.sizes(&io.types[0].shape, &self.weight).expect("checked when the graph was built");
-        let (outer, n) = (self.weight[0], s.out());
-        let (shards, samples) = (io.key.shards, io.types[0].shape[0] / io.key.shards);
-        let (x, dy, kernel) = (io.x[0], io.x[1], (s.kh * s.kw).max(1));
-        // About two panels of columns; few of them are evened out by cutting the output channels as well.
-        let inner = COLUMNS.div_ceil(kernel).min(s.inner.max(1));
-        let groups = s.inner.div_ceil(inner).max(1);
-        let rows = if groups < 4 { outer.clamp(1, ROWS) } else { outer.max(1) };
-        let part = rows * inner * kernel;
-        let mut parts = std::mem::take(&mut io.work.rooms[0].parts);
-        let parts_here = take(&mut parts, outer.div_ceil(rows) * groups * part);
-        let Work { team, rooms } = io.work;
-        let place = |task: usize| {
-            let (row, channel) = (task / groups * rows, task % groups * inner);
-            (row..outer.min(row + rows), channel..s.inner.min(channel + inner))
-        };
-        team.chunks_in(rooms, parts_here, part.max(1), |Room { pack, columns, sums, .. }, task, part| {
-            let (rows, channels) = place(task);
-            let (m, width) = (rows.len(), channels.len() * kernel);
-            tree_sum(shards, &mut part[..m * width], sums, |shard, dw| {
-                dw.fill(F::ZERO);
-                for sample in shard * samples..(shard + 1) * samples {
-                    let image = &x[sample * s.image()..][..s.image()];
-                    let b = Mat::rows(s.unfold(image, channels.clone(), columns), n).transposed();
-                    let a = Mat::rows(&dy[(sample * outer + rows.start) * n..][..m * n], n);
-                    F::gemm(Gemm { m, n: width, k: n, a, b, start: Start::Go }, dw, width, pack);
-                }
-            });
-        });
-        for (task, part) in parts_here.chunks_exact(part.max(1)).enumerate() {
-            let (rows, channels) = place(task);
-            let width = channels.len() * kernel;
-            for (row, part) in rows.zip(part.chunks_exact(width.max(1))) {
-                dw[row * s.patch() + channels.start * kernel..][..width].copy_from_slice(part);
-            }
-        }
-        io.work.rooms[0].parts = parts;
+        let sizes = self.conv.sizes(&io.types[0].shape, &self.weight).expect("checked when the graph was built");
+        let (samples, shards) = (io.types[0].shape[0], io.key.shards);
+        WeightGradient { sizes, outer: self.weight[0], samples, shards }.run(io.x[0], io.x[1], dw, io.work);
     }
 }
-
-/// Columns of a weight gradient's task, about, and its rows where there are few columns.
-const COLUMNS: usize = 64;
-const ROWS: usize = 14;
 
 /// db: each channel adds its planes' sums, sample by sample. Input: dy.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ pub(super) fn map<F: Send + Sync + Copy>(team: &Team, y: &mut [F], a: &[F], f: i
 }
 
 vectorised! {
-    fn map_chunk[F: Copy, Each: Fn(F) -> F](y: &mut [F], a: &[F], f: Each) {
+    pub(super) fn map_chunk[F: Copy, Each: Fn(F) -> F](y: &mut [F], a: &[F], f: Each) {
         for (y, a) in y.iter_mut().zip(a) {
             *y = f(*a);
         }

@@ -119,6 +119,9 @@ pub struct Room<F> {
     pub sums: Vec<F>,
     /// Results of tasks that are not neighbours in the output.
     pub parts: Vec<F>,
+    /// Where the rows and links of a convolution's product lie.
+    pub(crate) tables: Vec<u32>,
+    pub(crate) convolutions: Vec<conv2d::Part>,
 }
 
 impl<F: Real> Work<F> {
@@ -135,9 +138,7 @@ impl<F: Real> Work<F> {
 
 /// At least `len` elements of `room`, whatever is in them.
 pub fn take<F: Real>(room: &mut Vec<F>, len: usize) -> &mut [F] {
-    if room.len() < len {
-        room.resize(len, F::ZERO);
-    }
+    crate::memory::grow(room, len);
     &mut room[..len]
 }
 

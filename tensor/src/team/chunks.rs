@@ -24,6 +24,11 @@ impl<'a, T> Chunks<'a, T> {
         self.len.div_ceil(self.chunk)
     }
 
+    /// Where an element lies, if the slice has it.
+    fn after(&self, elements: usize) -> *mut T {
+        self.start.wrapping_add(elements)
+    }
+
     /// # Safety
     /// A number is asked for again only when what was lent before is no longer in use.
     #[allow(clippy::mut_from_ref, reason = "what is lent is a part of the exclusive borrow that `new` took")]
@@ -35,7 +40,44 @@ impl<'a, T> Chunks<'a, T> {
     }
 }
 
+/// A slice as (sample, channel, plane), of which a task is lent all planes of one channel.
+pub struct Channel<'a, T> {
+    start: *mut T,
+    samples: usize,
+    /// From a sample's plane to the next one's.
+    stride: usize,
+    plane: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Channel<'_, T> {
+    /// The channel's plane of a sample.
+    pub fn plane(&mut self, sample: usize) -> &mut [T] {
+        assert!(sample < self.samples, "the channel has a plane for each sample");
+        // SAFETY: inside the slice that `Team::channels` was given, and of the one channel that this task has.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(sample * self.stride), self.plane) }
+    }
+}
+
 impl Team {
+    /// Calls `work(channel, its planes, its part of z)` for each channel of `y`, a (sample, channel, plane).
+    pub fn channels<T: Send, U: Send>(
+        &self,
+        (y, channels, plane): (&mut [T], usize, usize),
+        (z, z_chunk): (&mut [U], usize),
+        work: impl Fn(usize, Channel<'_, T>, &mut [U]) + Sync,
+    ) {
+        let stride = channels * plane;
+        let samples = y.len() / stride.max(1);
+        let (y, z) = (Chunks::new(y, plane.max(1)), Chunks::new(z, z_chunk));
+        assert_eq!(z.count(), channels, "each channel has its part");
+        self.run(channels, &|_, c| {
+            let planes = Channel { start: y.after(c * plane), samples, stride, plane, slice: PhantomData };
+            // SAFETY: `run` runs each task once.
+            work(c, planes, unsafe { z.get(c) });
+        });
+    }
+
     /// Calls `work(thread, i, chunk)` for each chunk of `y`.
     pub fn chunks<T: Send>(&self, y: &mut [T], chunk: usize, work: impl Fn(usize, usize, &mut [T]) + Sync) {
         let y = Chunks::new(y, chunk);
@@ -108,6 +150,20 @@ impl Team {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn channels_cover_the_outputs_once() {
+        let team = Team::new(3);
+        for (samples, channels, plane) in [(2, 3, 4), (1, 1, 1), (0, 2, 5), (5, 7, 1)] {
+            let (mut y, mut z) = (vec![0; samples * channels * plane], vec![0; channels]);
+            team.channels((&mut y, channels, plane), (&mut z, 1), |c, mut planes, z| {
+                z[0] += c;
+                (0..samples).for_each(|s| planes.plane(s).iter_mut().for_each(|y| *y += 1 + s * channels + c));
+            });
+            assert!((0..).zip(&y).all(|(at, y)| *y == 1 + at / plane), "{y:?}");
+            assert!((0..).zip(&z).all(|(c, z)| *z == c), "{z:?}");
+        }
+    }
 
     #[test]
     fn chunks_cover_the_outputs_once() {

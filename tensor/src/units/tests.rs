@@ -30,6 +30,19 @@ impl Module for Image {
     }
 }
 
+/// Planes of which a unit of shards does not fit one group of the weight's gradient.
+struct Wide;
+
+impl Module for Wide {
+    fn forward(&self, nn: &Scope, x: Tensor) -> Result<Tensor> {
+        let x = x.reshape(&[x.shape()[0], 1, 24, 24])?;
+        let x = nn.conv2d("a", &x, Conv { out: 2, kernel: 3, stride: 1, pad: 1, bias: Bias::None })?;
+        let x = nn.batch_norm("norm", &x)?.relu();
+        let x = nn.conv2d("b", &x, Conv { out: 3, kernel: 3, stride: 2, pad: 1, bias: Bias::None })?.max_pool(2, 2)?;
+        nn.linear("out", &x.flatten()?, nn.outputs())
+    }
+}
+
 struct Text;
 
 impl Module for Text {
@@ -177,6 +190,13 @@ fn an_mlps_units_have_the_bits_of_single_shards() {
 #[test]
 fn units_of_convolutions_and_batch_norm_have_the_bits_of_single_shards() {
     check_all(&Image, &FEATURES, &ALL);
+}
+
+#[test]
+fn units_of_wide_images_have_the_bits_of_single_shards() {
+    let data = DataShape::Features { features: 576, classes: 3 };
+    check(&Wide, &data, 7, Inputs::Random);
+    check(&Wide, &data, 32, Inputs::Random);
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! Ops that become one when nobody else reads what is between them: the same bits with fewer trips to memory.
+//!
+//! A fused kernel rounds in registers where the ops by themselves would, so this only ever changes the time.
+
+use crate::graph::{Graph, Source, Value};
+use crate::ops::{BatchNorm, Op};
+
+/// Before the gradients are derived, which follow the fused ops. `kept` are values that are read from outside.
+pub(crate) fn fuse(graph: &mut Graph, kept: &[Value]) {
+    let mut readers = vec![0usize; graph.values.len()];
+    graph.nodes.iter().flat_map(|node| &node.inputs).chain(kept).for_each(|v| readers[v.0] += 1);
+    for at in 0..graph.nodes.len() {
+        if !matches!(graph.nodes[at].op, Op::Relu(_)) || readers[graph.nodes[at].inputs[0].0] != 1 {
+            continue;
+        }
+        let before = graph.nodes[at].inputs[0];
+        let Source::Node { node, output: 0 } = graph.source(before) else { continue };
+        if let Op::BatchNorm(BatchNorm { relu: relu @ false, .. }) = &mut graph.nodes[node].op {
+            *relu = true;
+            swap(graph, node, at);
+        }
+    }
+}
+
+/// The first node makes what the second one made. The second, which nobody reads any more, makes the value between
+/// them: the list stays whole, and what is not read is not run.
+fn swap(graph: &mut Graph, first: usize, second: usize) {
+    let (between, made) = (graph.nodes[first].outputs[0], graph.nodes[second].outputs[0]);
+    (graph.nodes[first].outputs[0], graph.nodes[second].outputs[0]) = (made, between);
+    graph.nodes[second].inputs[0] = made;
+    graph.values[made.0].1 = Source::Node { node: first, output: 0 };
+    graph.values[between.0].1 = Source::Node { node: second, output: 0 };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::nn::{Module, Scope};
+    use crate::ops::Op;
+    use crate::tensor::{Result, Tensor};
+    use crate::{LeafKey, compile, network};
+    use elastic_spec::batch::{Batch, DataShape};
+
+    /// Norm and ReLU; with `reads`, what is between them is read a second time, times zero.
+    struct Net {
+        reads: bool,
+    }
+
+    impl Module for Net {
+        fn forward(&self, nn: &Scope, x: Tensor) -> Result<Tensor> {
+            let x = nn.linear("in", &x, 20)?;
+            let x = nn.batch_norm("norm", &x)?;
+            let y = x.relu();
+            let y = if self.reads { y.add(&x.scale(0.0))? } else { y };
+            nn.linear("out", &y, nn.outputs())
+        }
+    }
+
+    const DATA: DataShape = DataShape::Features { features: 6, classes: 3 };
+
+    fn relus(net: &Net) -> usize {
+        let graph = network::trace(net, &DATA, 4, crate::nn::Mode::Train).unwrap().graph;
+        graph.nodes.iter().filter(|n| matches!(&n.op, Op::BatchNorm(norm) if norm.relu)).count()
+    }
+
+    #[test]
+    fn a_relu_behind_a_norm_becomes_part_of_it_with_the_same_bits() {
+        assert_eq!(relus(&Net { reads: false }), 1);
+        assert_eq!(relus(&Net { reads: true }), 0, "what others read stays");
+        let run = |net: &Net| {
+            let network = compile(net, &DATA, 4).unwrap();
+            let batch = Batch {
+                features: (0..24).map(|i| ((i * 7) % 11) as f32 - 5.0).collect(),
+                targets: vec![0, 2, 1, 1],
+                slots: vec![0, 1, 2, 3],
+                ..Batch::default()
+            };
+            let mut leaf = vec![0.0; network.layout().reduced_floats()];
+            let key = LeafKey { seed: 1, step: 0, scale: 0.25, label_smoothing: 0.0 };
+            let state = network.init(1);
+            let tail = network.sum(&mut *network.new_scratch(1), &state, &batch, key, &mut leaf);
+            // + 0 makes -0 to 0: what is added times zero may do that as well.
+            (leaf.iter().map(|x| (x + 0.0).to_bits()).collect::<Vec<_>>(), tail)
+        };
+        assert_eq!(run(&Net { reads: false }), run(&Net { reads: true }));
+    }
+}
