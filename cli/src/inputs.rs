@@ -5,7 +5,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use elastic_proto::client::Coordinator;
 use elastic_spec::Digest;
-use elastic_spec::job::JobSpec;
+use elastic_spec::job::{JobSpec, folder};
 use elastic_spec::limits::BLOB_BYTES_MAX;
 use std::path::Path;
 
@@ -37,19 +37,45 @@ pub fn find_here(spec: &mut JobSpec) -> Result<()> {
 /// Reads what is on this machine and fixes `data.sha256` if all the data is.
 pub fn find(spec: &JobSpec) -> Result<Vec<Found>> {
     let data = spec.data.inputs().len();
-    let read = |(i, input): (usize, elastic_spec::job::Input<'_>)| {
+    let mut found = Vec::new();
+    for (i, input) in spec.inputs().into_iter().enumerate() {
         let section = if i < data { "data" } else { "model" };
-        let bytes = match std::fs::read(Path::new(input.path)) {
-            Ok(bytes) => Some(Bytes::from(bytes)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => {
-                let error = anyhow::Error::new(e).context(format!("{section}.{}: read {}", input.key, input.path));
-                return Err(mistake(error));
-            }
+        let files = match section == "model" && Path::new(input.path).is_dir() {
+            true => files_of(input.path).with_context(|| format!("model.{}", input.key)).map_err(mistake)?,
+            false => vec![input.path.to_string()],
         };
-        Ok(Found { section, key: input.key, path: input.path.to_string(), bytes })
+        for path in files {
+            let bytes = read(&path).with_context(|| format!("{section}.{}", input.key)).map_err(mistake)?;
+            found.push(Found { section, key: input.key, path, bytes });
+        }
+    }
+    Ok(found)
+}
+
+/// None: it is not on this machine.
+fn read(path: &str) -> Result<Option<Bytes>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(Bytes::from(bytes))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("read {path}")),
+    }
+}
+
+/// What a model's folder of Hugging Face consists of: its configuration, and its weights whole or in parts.
+fn files_of(dir: &str) -> Result<Vec<String>> {
+    let at = |name: &str| format!("{dir}/{name}");
+    if !Path::new(&at(folder::CONFIG)).exists() {
+        bail!("{dir} is a folder without {}; allowed: a safetensors file, or a model's folder", folder::CONFIG);
+    }
+    if Path::new(&at(folder::WHOLE)).exists() {
+        return Ok(vec![at(folder::CONFIG), at(folder::WHOLE)]);
+    }
+    let Some(index) = read(&at(folder::INDEX))? else {
+        bail!("{dir} has neither {} nor {}", folder::WHOLE, folder::INDEX);
     };
-    spec.inputs().into_iter().enumerate().map(read).collect()
+    let parts = folder::parts(&index).map_err(|why| anyhow!("{dir}: {why}"))?;
+    let parts = parts.iter().map(String::as_str);
+    Ok([folder::CONFIG, folder::INDEX].into_iter().chain(parts).map(at).collect())
 }
 
 /// Of one file its own SHA-256; of several, that of the lines `<hex>  <key>` (docs/job-toml.md).

@@ -277,7 +277,8 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
 prop_compose! {
     fn any_spec()
         (model in any_model(), train in any_train())
-        (source in any_source(model.clone()), model in Just(model), train in Just(train),
+        (patterns in prop::collection::vec("[a-z*?.\"\\\\]{1,9}", 0..3), freeze in prop::collection::vec("[a-z*.]{1,9}", 0..3),
+         source in any_source(model.clone()), model in Just(model), train in Just(train),
          name in "[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?", init in prop::option::of(any_path()),
          dir in prop::option::of(any_path()), validation in 0.0f64..1.0, sha in prop::option::of(any::<[u8; 32]>()),
          min in 1u16..1024, max in 1u16..1024, (restarts, every, keep) in (0u32..1000, 0u64..1 << 48, 1u32..1000),
@@ -286,7 +287,7 @@ prop_compose! {
         let max_workers = max.min(train.shards);
         JobSpec {
             name,
-            model: ModelSpec { kind: model, init },
+            model: ModelSpec { kind: model, init_except: if init.is_some() { patterns } else { vec![] }, init, freeze },
             data: DataSpec { source, validation, sha256: sha.map(Digest) },
             elastic: ElasticSpec { min_workers: min.min(max_workers), max_workers, reduce: Reduce::Exact, restarts },
             train,

@@ -9,6 +9,7 @@
 pub mod autograd;
 pub mod exec;
 pub mod float_mode;
+mod freeze;
 mod fuse;
 pub mod gemm;
 pub mod graph;
@@ -30,6 +31,7 @@ mod tensor;
 pub mod tile;
 mod units;
 
+pub use freeze::freeze;
 pub use graph::ShapeError;
 pub use init::{Init, init_from_safetensors};
 pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile};

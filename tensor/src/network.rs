@@ -84,6 +84,9 @@ pub struct LeafKey {
 pub trait Network: Send + Sync {
     fn layout(&self) -> &StateLayout;
 
+    /// For flags that are set after compiling: `freeze`.
+    fn layout_mut(&mut self) -> &mut StateLayout;
+
     /// Parameters and buffers, by name from Philox.
     fn init(&self, seed: u64) -> Vec<f32>;
 
@@ -274,6 +277,10 @@ struct Call<'a> {
 impl Network for Compiled {
     fn layout(&self) -> &StateLayout {
         &self.layout
+    }
+
+    fn layout_mut(&mut self) -> &mut StateLayout {
+        &mut self.layout
     }
 
     fn init(&self, seed: u64) -> Vec<f32> {

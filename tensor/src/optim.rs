@@ -69,6 +69,10 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
         grads.fill(0.0);
         1.0
     };
+    // What is not trained has no share in the norm, as if it had no gradient.
+    for info in layout.params.iter().filter(|p| !p.trainable) {
+        grads[info.offset..info.offset + info.len].fill(0.0);
+    }
     let set = Set::best();
     let grad_norm = norm(team, set, grads, correction);
     let clip = clip_norm.map_or(1.0, |largest| largest / (grad_norm + 1e-6)).min(1.0) as f32;

@@ -178,10 +178,11 @@ fn a_safetensors_file_replaces_the_state_or_says_all_that_is_wrong() {
     ]);
     assert_eq!(
         init_from_safetensors(layout, &wrong, &mut state).unwrap_err(),
-        "tensor `a.bias` is of type I32; convert it to F32, F64 or BF16; \
+        "tensor `a.bias` is of type I32; convert it to F32, F64, F16 or BF16; \
          tensor `a.weight` is [6, 5] in the file, but [5, 6] in the model; \
-         tensor `b.weight` [3, 5] is missing in the file; \
-         tensor `c` is not of this model"
+         transpose it, or, if it is a GPT-2 of Hugging Face, name the folder that holds config.json; \
+         tensor `b.weight` [3, 5] is missing; take a file that has it, or name it in model.init_except; \
+         tensor `c` is not of this model; take it out of the file, or change the model to have it"
     );
     assert!(init_from_safetensors(layout, b"nonsense", &mut state).unwrap_err().starts_with("read safetensors: "));
 }

@@ -9,4 +9,5 @@ mod last_step;
 mod membership;
 mod netns;
 mod resume;
+mod starts;
 mod world_sizes;

@@ -10,8 +10,9 @@ use crate::publisher::{self, PointedFs};
 use crate::state::State;
 use anyhow::{Context, Result, bail};
 use elastic_checkpoint::{Checkpoints, Keep, Origin};
+use elastic_models::Files;
 use elastic_spec::facts::{Launch, Published};
-use elastic_spec::job::{JobSpec, ModelKind};
+use elastic_spec::job::{JobSpec, ModelKind, folder};
 use elastic_spec::{Digest, Epoch, JobId};
 use elastic_tensor::Network;
 use std::path::{Path, PathBuf};
@@ -82,11 +83,12 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     let data = elastic_loader::open(&order.spec, &|path| order.file(path)).context("read the data")?;
     let schedule = elastic_loader::schedule(&order.spec, &data).context("plan the steps")?;
     let samples = elastic_loader::Plan::from(&order.spec.train).shard_samples() as usize;
-    let network = network(order, &data, samples, build)?;
+    let mut network = network(order, &data, samples, build)?;
+    elastic_tensor::freeze(network.layout_mut(), &order.spec.model.freeze).map_err(anyhow::Error::msg)?;
     let computed = Job::new(order.spec.clone(), schedule, network, data);
     let mut state = computed.first_state();
     if let Some(path) = &order.spec.model.init {
-        init_from(&order.file(path), &computed, &mut state).with_context(|| format!("model.init \"{path}\""))?;
+        init_from(order, path, &computed, &mut state).with_context(|| format!("model.init \"{path}\""))?;
     }
     let restored = restore(&computed, &mut state, &order.checkpoints())?;
     Ok(Booted { job: computed, state, restored })
@@ -103,9 +105,19 @@ fn network(order: &Order, data: &elastic_loader::Data, samples: usize, build: &B
     built.map_err(anyhow::Error::msg).context("build the model")
 }
 
-fn init_from(file: &Path, job: &Job, state: &mut State) -> Result<()> {
-    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    elastic_tensor::init_from_safetensors(job.network.layout(), &bytes, &mut state.floats).map_err(anyhow::Error::msg)
+fn init_from(order: &Order, path: &str, job: &Job, state: &mut State) -> Result<()> {
+    let file = |name: &str| if name.is_empty() { order.file(path) } else { order.file(&format!("{path}/{name}")) };
+    let files = Files {
+        // A folder that travelled is not at its path; its configuration is among what did.
+        is_folder: file(folder::CONFIG).exists() || Path::new(path).is_dir(),
+        read: &|name| {
+            let file = file(name);
+            std::fs::read(&file).map_err(|e| format!("read {}: {e}", file.display()))
+        },
+        has: &|name| file(name).exists(),
+    };
+    let layout = job.network.layout();
+    elastic_models::start_from(&order.spec.model, layout, &files, &mut state.floats).map_err(anyhow::Error::msg)
 }
 
 fn restore(job: &Job, state: &mut State, checkpoints: &Checkpoints) -> Result<Option<Published>> {

@@ -86,6 +86,9 @@ impl Network for Linear {
     fn layout(&self) -> &StateLayout {
         &self.layout
     }
+    fn layout_mut(&mut self) -> &mut StateLayout {
+        &mut self.layout
+    }
     fn init(&self, seed: u64) -> Vec<f32> {
         (0..self.features).map(|i| ((seed + i as u64) as f32).sin() / 10.0).collect()
     }
@@ -158,7 +161,12 @@ impl Setting {
         let Setting { features, shards, steps, checkpoint_every, .. } = self;
         JobSpec {
             name: "world".into(),
-            model: ModelSpec { kind: ModelKind::Mlp { hidden: vec![], activation: Activation::Relu }, init: None },
+            model: ModelSpec {
+                kind: ModelKind::Mlp { hidden: vec![], activation: Activation::Relu },
+                init: None,
+                init_except: vec![],
+                freeze: vec![],
+            },
             data: DataSpec {
                 source: DataSource::Synthetic { samples: 300, features, classes: 3 },
                 validation: 0.2,

@@ -47,6 +47,10 @@ pub enum Kind {
         low: Bound,
         high: Bound,
     },
+    /// A list of texts, none of them empty.
+    Texts {
+        count_max: usize,
+    },
     Digest,
     Table,
 }
@@ -183,7 +187,11 @@ pub const KEYS: &[Key] = &[
     model("params", &["own"], Kind::Table, Is("{}"),
         "Handed to the program as it is. With text data, `params.context` is the length of a sample in tokens."),
     plain("model", "init", Kind::Path, Absent("random, by seed and parameter name"), "",
-        "A safetensors file whose tensors replace the random initialisation, by name."),
+        "What replaces the random initialisation: a safetensors file with tensors of the same names (torchvision's, of a `resnet18`), or, of a `gpt`, a folder of Hugging Face with config.json and model.safetensors, whole or in parts. f16 and bf16 become f32 exactly. Up to 16 MiB a file travel with the job; larger ones must be at this path, with the same bytes, on every node."),
+    plain("model", "init_except", Kind::Texts { count_max: 256 }, Is("[]"), "",
+        "Patterns of parameter names that begin at random although there is an `init`: `[\"fc.*\"]`. `*` stands for any characters, `?` for one."),
+    plain("model", "freeze", Kind::Texts { count_max: 256 }, Is("[]"), "",
+        "Patterns of parameter names that are not trained: `[\"wte.*\", \"h.0.*\"]`. Their bits and moments stay, without weight decay, and the gradient's norm is that of the others. Running statistics of batch norm go on."),
     // data
     plain("data", "kind", Kind::OneOf(DATA_KINDS), Required, "",
         "`csv`: one sample a line, plain or .gz. `npy`: two NumPy arrays. `text`: bytes or tokens, for `gpt`. `synthetic`: made from the seed."),
@@ -293,6 +301,7 @@ impl Kind {
                 };
                 format!("a number {low}, {high}")
             }
+            Kind::Texts { count_max } => format!("a list of up to {count_max} texts"),
             Kind::Digest => "64 hexadecimal digits".to_string(),
             Kind::Table => "a table".to_string(),
         }

@@ -4,8 +4,10 @@
 //! The canonical JSON of a [`JobSpec`] is what travels, and its digest is the job's config digest.
 
 mod document;
+pub mod folder;
 pub mod keys;
 mod mistake;
+pub mod names;
 mod parse;
 mod print;
 mod reference;
@@ -37,8 +39,15 @@ pub struct JobSpec {
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     pub kind: ModelKind,
-    /// A safetensors file whose tensors replace the random initialisation, by name.
+    /// A safetensors file whose tensors replace the random initialisation, by name, or a folder of Hugging Face.
     pub init: Option<String>,
+    /// Patterns (`names`) of parameters that begin at random all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init_except: Vec<String>,
+    /// Patterns of parameters that are not trained. Left out where there are none, so that the digest of a job
+    /// without them is what it was before there was the key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -36,7 +36,7 @@ impl Page {
     }
 }
 
-fn print_model(page: &mut Page, ModelSpec { kind, init }: &ModelSpec) {
+fn print_model(page: &mut Page, ModelSpec { kind, init, init_except, freeze }: &ModelSpec) {
     page.section("model");
     match kind {
         ModelKind::Mlp { hidden, activation } => {
@@ -84,6 +84,8 @@ fn print_model(page: &mut Page, ModelSpec { kind, init }: &ModelSpec) {
     if let Some(init) = init {
         page.line("init", text(init));
     }
+    page.line("init_except", texts(init_except));
+    page.line("freeze", texts(freeze));
 }
 
 fn print_data(page: &mut Page, DataSpec { source, validation, sha256 }: &DataSpec) {
@@ -237,6 +239,10 @@ fn float32(number: f32) -> String {
 fn list(numbers: &[u32]) -> String {
     let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
     format!("[{}]", numbers.join(", "))
+}
+
+fn texts(all: &[String]) -> String {
+    format!("[{}]", all.iter().map(|one| text(one)).collect::<Vec<_>>().join(", "))
 }
 
 fn text(text: &str) -> String {

@@ -104,7 +104,11 @@ fn read_model(section: &mut Section) -> Option<ModelSpec> {
         _ => None,
     };
     let init = section.path("init");
-    Some(ModelSpec { kind: kind?, init })
+    let (init_except, freeze) = (section.texts("init_except"), section.texts("freeze"));
+    if init.is_none() && !section.has("init") && init_except.as_ref().is_some_and(|except| !except.is_empty()) {
+        section.wrong("init_except", "is given without `init`, so that there is nothing to except from");
+    }
+    Some(ModelSpec { kind: kind?, init, init_except: init_except?, freeze: freeze? })
 }
 
 fn read_mlp(section: &mut Section) -> Option<ModelKind> {

@@ -222,6 +222,29 @@ impl<'a> Section<'a> {
         (numbers.len() == items.len()).then_some(numbers)
     }
 
+    /// A list of texts.
+    pub fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
+        let (key, entry) = self.value(name)?;
+        let Kind::Texts { count_max } = key.kind else { unreachable!("{} is a list in the table", key.path()) };
+        let Value::Array(items) = &entry.value else { return self.refuse(key, &entry.value) };
+        if items.len() > count_max {
+            self.wrong(name, format!("has {} entries; allowed: {}", items.len(), key.kind.allowed()));
+            return None;
+        }
+        let mut texts = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match &item.value {
+                Value::Text(text) if !text.is_empty() => texts.push(text.clone()),
+                other => {
+                    let message = format!("entry {index} is {}; allowed: texts that are not empty", other.describe());
+                    let place = item.place.clone();
+                    self.mistakes.push(Mistake { place, field: self.field(name), message, suggestion: None });
+                }
+            }
+        }
+        (texts.len() == items.len()).then_some(texts)
+    }
+
     pub fn float(&mut self, name: &'static str) -> Option<f64> {
         self.real(name, |text| text.parse::<f64>().ok(), |number| *number)
     }

@@ -7,11 +7,13 @@ mod cnn;
 mod gpt;
 mod mlp;
 mod resnet;
+mod start;
 
 pub use cnn::Cnn;
 pub use gpt::Gpt;
 pub use mlp::Mlp;
 pub use resnet::Resnet18;
+pub use start::{Files, start_from};
 
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::ModelKind;

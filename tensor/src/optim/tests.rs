@@ -49,6 +49,9 @@ fn a_step_without_a_valid_sample_moves_nothing_under_plain_sgd() {
 fn step_by_step(optimizer: &Optimizer, update: Update<'_>) -> f64 {
     let Update { layout, reduced: g, state: p, moments, step, lr, correction, clip_norm } = update;
     g.iter_mut().for_each(|g| *g *= correction);
+    for info in layout.params.iter().filter(|p| !p.trainable) {
+        g[info.offset..info.offset + info.len].fill(0.0);
+    }
     let lanes = |block: &[f32]| {
         let mut lanes = [0.0f64; 16];
         block.iter().enumerate().for_each(|(i, g)| lanes[i % 16] += *g as f64 * *g as f64);
@@ -86,7 +89,7 @@ fn step_by_step(optimizer: &Optimizer, update: Update<'_>) -> f64 {
 fn joined_passes_have_the_bits_of_the_formulas_on_every_team_and_set() {
     let mut params = Vec::new();
     let mut offset = 0;
-    // Around the edges of chunks and blocks; the fourth is not trained, though its gradient is in the norm.
+    // Around the edges of chunks and blocks; the fourth is not trained, and its gradient is not in the norm.
     for (i, len) in [3, BLOCK_FLOATS - 3, 1, 100, 2 * CHUNK + 7, 7, 5 * BLOCK_FLOATS].into_iter().enumerate() {
         let (name, shape) = (format!("p{i}"), vec![len]);
         params.push(crate::ParamInfo { name, shape, offset, len, decay: i % 2 == 0, trainable: i != 3 });

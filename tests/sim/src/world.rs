@@ -450,6 +450,8 @@ fn spec(config: &Config, min_workers: u16, max_workers: u16) -> JobSpec {
         model: job::ModelSpec {
             kind: job::ModelKind::Mlp { hidden: vec![8], activation: job::Activation::Relu },
             init: None,
+            init_except: vec![],
+            freeze: vec![],
         },
         data: job::DataSpec {
             source: job::DataSource::Synthetic { samples: 64, features: 4, classes: 2 },

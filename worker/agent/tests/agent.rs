@@ -193,6 +193,8 @@ fn spec() -> String {
         model: ModelSpec {
             kind: ModelKind::Mlp { hidden: vec![], activation: elastic_spec::job::Activation::Relu },
             init: None,
+            init_except: vec![],
+            freeze: vec![],
         },
         data: DataSpec {
             source: DataSource::Synthetic { samples: 8, features: 2, classes: 2 },

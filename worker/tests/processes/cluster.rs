@@ -390,7 +390,12 @@ fn job() -> JobId {
 fn spec(plan: &Plan) -> JobSpec {
     JobSpec {
         name: "processes".into(),
-        model: ModelSpec { kind: ModelKind::Own { program: "it".into(), params: plan.params.clone() }, init: None },
+        model: ModelSpec {
+            kind: ModelKind::Own { program: "it".into(), params: plan.params.clone() },
+            init: None,
+            init_except: vec![],
+            freeze: vec![],
+        },
         data: DataSpec {
             source: DataSource::Synthetic { samples: 500, features: 300, classes: 4 },
             validation: 0.2,
