@@ -12,6 +12,7 @@ pub fn job(status: &JobStatus) -> Value {
             "loss": show::mean_loss(m.train),
             "lr": m.lr,
             "grad_norm": m.grad_norm,
+            "skipped": m.skipped,
             "step_us": m.step_us,
             "validation": m.validation.map(|(step, tail)| json!({
                 "step": step,

@@ -127,6 +127,9 @@ impl Ending<'_> {
             say("validation accuracy", format!("{}  ({} of {})", show::percent(accuracy), tail.correct, tail.count));
             say("validation loss", show::loss(loss));
         }
+        if let Some(skipped) = status.metrics.map(|m| m.skipped).filter(|skipped| *skipped > 0) {
+            say("skipped", format!("{} whose gradient was not finite", show::plural(skipped, "step")));
+        }
         match (self.weights(), &status.published) {
             (Some(weights), _) => say("weights SHA-256", weights.weights_sha256.to_string()),
             (None, Some(older)) => {

@@ -233,6 +233,7 @@ impl Wire for Metrics {
             train: needed("train", pb.train)?,
             lr: pb.lr,
             grad_norm: pb.grad_norm,
+            skipped: pb.skipped,
             validation,
             step_us: pb.step_us,
         })
@@ -245,6 +246,7 @@ impl Wire for Metrics {
             train: Some(self.train.write()),
             lr: self.lr,
             grad_norm: self.grad_norm,
+            skipped: self.skipped,
             validation,
             step_us: self.step_us,
         }

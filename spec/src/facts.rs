@@ -119,6 +119,8 @@ pub struct Metrics {
     pub train: Tail,
     pub lr: f64,
     pub grad_norm: f64,
+    /// Steps so far whose gradient was not finite, so that they moved nothing (`train.non_finite = "skip"`).
+    pub skipped: u64,
     /// Of the last validation, and the step it was taken at.
     pub validation: Option<(Step, Tail)>,
     /// Median step time lately, in microseconds.

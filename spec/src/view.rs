@@ -123,6 +123,8 @@ pub mod exit {
     pub const DONE: i32 = 0;
     /// The job file, data or checkpoint is wrong in a way that a restart cannot cure.
     pub const USER_ERROR: i32 = 2;
+    /// The job has come to an end that every worker comes to by itself: no node is at fault, and no restart cures it.
+    pub const JOB_ERROR: i32 = 3;
     /// Left as asked (drain, scale-down).
     pub const DRAINED: i32 = 10;
     /// The agent went away: a worker does not outlive it.

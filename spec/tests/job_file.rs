@@ -255,9 +255,18 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
         _ => LrSchedule::Step { warmup, every, gamma: 1.0 - end },
     });
     let length = (any::<bool>(), 1u64..1 << 48).prop_map(|(s, n)| if s { Length::Steps(n) } else { Length::Epochs(n) });
-    let numbers = (1e-300f64..1000.0, prop::option::of(1e-300f64..1e9), 0.0f32..0.9999, 0u64..1 << 48);
+    let clip = (prop::option::of(1e-300f64..1e9), prop_oneof![Just(NonFinite::Fail), Just(NonFinite::Skip)]);
+    let numbers = (1e-300f64..1000.0, clip, 0.0f32..0.9999, 0u64..1 << 48);
     (0u32..10, 1u32..999, any::<u64>(), length, optimizer, schedule, numbers).prop_map(
-        |(power, each, seed, length, optimizer, lr_schedule, (lr, clip_norm, label_smoothing, validate_every))| {
+        |(
+            power,
+            each,
+            seed,
+            length,
+            optimizer,
+            lr_schedule,
+            (lr, (clip_norm, non_finite), label_smoothing, validate_every),
+        )| {
             TrainSpec {
                 global_batch: each << power,
                 shards: 1 << power,
@@ -267,6 +276,7 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
                 lr,
                 lr_schedule,
                 clip_norm,
+                non_finite,
                 label_smoothing,
                 validate_every,
             }

@@ -49,6 +49,69 @@ pub fn run<F: Real>(plan: &Plan, scratch: &mut Scratch<F>, bound: &Bound<'_, F>,
     }
 }
 
+/// Sees each step of a plan as it runs. Looking changes no bit.
+pub trait Watch {
+    fn before(&mut self, at: At<'_>) {
+        let _ = at;
+    }
+
+    /// What the step has written, in the order of its places.
+    fn after(&mut self, at: At<'_>, written: &mut dyn Iterator<Item = &[f32]>);
+}
+
+/// One step of a plan.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    pub index: usize,
+    pub step: &'a Step,
+    pub phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Forward,
+    Backward,
+}
+
+impl Phase {
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Forward => "forward",
+            Phase::Backward => "backward",
+        }
+    }
+}
+
+/// [`run`], and shows each step to `watch`.
+pub fn run_seen(
+    plan: &Plan,
+    scratch: &mut Scratch<f32>,
+    bound: &Bound<'_, f32>,
+    out: &mut [f32],
+    watch: &mut dyn Watch,
+) {
+    let _ieee = crate::float_mode::Ieee::enter();
+    if scratch.arena.len() < plan.arena {
+        scratch.arena.resize(plan.arena, 0.0);
+    }
+    let mut phase = Phase::Forward;
+    for (index, step) in plan.steps.iter().enumerate() {
+        // The backward pass begins where the gradients of the losses are set.
+        if matches!(step.op, Op::Seed(_)) {
+            phase = Phase::Backward;
+        }
+        let at = At { index, step, phase };
+        watch.before(at);
+        run_step(step, scratch, bound, out);
+        let mut written = step.outputs.iter().map(|(_, place)| match place {
+            Place::Arena(range) => &scratch.arena[range.clone()],
+            Place::Out(range) => &out[range.clone()],
+            other => unreachable!("a node writes to the arena or the output, not {other:?}"),
+        });
+        watch.after(at, &mut written);
+    }
+}
+
 fn run_step<F: Real>(step: &Step, scratch: &mut Scratch<F>, bound: &Bound<'_, F>, out: &mut [F]) {
     let mut y: [&mut [F]; IO_MAX] = std::array::from_fn(|_| &mut [][..]);
     let in_arena = step.outputs.iter().filter_map(|(slot, place)| match place {

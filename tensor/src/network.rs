@@ -4,7 +4,7 @@
 //! used them (the order in which their gradients are finished), then buffers. Who computes which shard, and
 //! how leaves are summed, is the worker's business; what is done with the sum, `optim`'s.
 
-use crate::exec::{Bound, Scratch, run};
+use crate::exec::{Bound, Scratch, Watch, run, run_seen};
 use crate::float_mode::Ieee;
 use crate::fuse::fuse;
 use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
@@ -64,6 +64,11 @@ impl StateLayout {
         self.param_floats() + self.buffers.iter().map(|b| b.len).sum::<usize>()
     }
 
+    /// The tensor that a place of the state, or of the reduced vector, belongs to.
+    pub fn tensor_at(&self, at: usize) -> Option<&ParamInfo> {
+        self.params.iter().chain(&self.buffers).find(|info| (info.offset..info.offset + info.len).contains(&at))
+    }
+
     /// Gradients, then the shards' batch-norm moments in the places of the buffers.
     pub fn reduced_floats(&self) -> usize {
         self.floats()
@@ -98,6 +103,21 @@ pub trait Network: Send + Sync {
     /// their tails. `batch` holds the shards' samples one behind the other, m of each. The bits depend on the arguments
     /// alone, and are those of leaves that were made one by one and added afterwards.
     fn sum(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail;
+
+    /// [`sum`](Network::sum), with a look at each op that ran; the bits are the same. None: this network cannot show
+    /// its ops, and nothing was computed.
+    fn sum_seen(
+        &self,
+        scratch: &mut dyn Any,
+        state: &[f32],
+        batch: &Batch,
+        key: LeafKey,
+        out: &mut [f32],
+        watch: &mut dyn Watch,
+    ) -> Option<Tail> {
+        let _ = (scratch, state, batch, key, out, watch);
+        None
+    }
 
     /// Loss and hits with running statistics, without dropout and label smoothing, of each m samples by themselves;
     /// 1, 2, 4, … times m samples.
@@ -197,6 +217,19 @@ impl Compiled {
         Ok(Compiled { layout, inits, data: data.clone(), samples, train, evaluate })
     }
 
+    /// Zeros where no op writes, then the pass.
+    fn sum_of(&self, scratch: &mut dyn Any, call: Call<'_>, out: &mut [f32]) -> Tail {
+        assert_eq!(out.len(), self.layout.reduced_floats(), "a leaf has the layout's length");
+        let mut end = 0;
+        for range in &self.train[0].plan.written {
+            out[end..range.start].fill(0.0);
+            end = range.end;
+        }
+        out[end..].fill(0.0);
+        let _ieee = Ieee::enter();
+        tail_of(&self.pass(&self.train, scratch, call, out))
+    }
+
     /// How many shards the batch holds.
     fn shards(&self, state: &[f32], batch: &Batch) -> usize {
         let (features, tokens, targets) = match self.data {
@@ -214,7 +247,7 @@ impl Compiled {
 
     /// Runs the batch; one tail a shard.
     fn pass(&self, passes: &[Pass], scratch: &mut dyn Any, call: Call<'_>, out: &mut [f32]) -> Vec<Tail> {
-        let Call { state, batch, key } = call;
+        let Call { state, batch, key, watch } = call;
         let shards = self.shards(state, batch);
         let pass = passes.get(shards.ilog2() as usize);
         let pass = pass.unwrap_or_else(|| panic!("units have at most {} shards, not {shards}", self.shards_max()));
@@ -222,7 +255,11 @@ impl Compiled {
         let LeafKey { seed, step, scale, label_smoothing } = key;
         let key = Key { seed, step, scale, label_smoothing, shards, slots: &batch.slots };
         let Batch { features, tokens, targets, .. } = batch;
-        run(&pass.plan, scratch, &Bound { state, features, tokens, targets, key }, out);
+        let bound = Bound { state, features, tokens, targets, key };
+        match watch {
+            None => run(&pass.plan, scratch, &bound, out),
+            Some(watch) => run_seen(&pass.plan, scratch, &bound, out, watch),
+        }
         let kept = |value| pass.plan.kept(&scratch.arena, value);
         let rows = batch.targets.len() / shards;
         let tail = |shard: usize| {
@@ -272,6 +309,7 @@ struct Call<'a> {
     state: &'a [f32],
     batch: &'a Batch,
     key: LeafKey,
+    watch: Option<&'a mut dyn Watch>,
 }
 
 impl Network for Compiled {
@@ -296,21 +334,25 @@ impl Network for Compiled {
     }
 
     fn sum(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch, key: LeafKey, out: &mut [f32]) -> Tail {
-        assert_eq!(out.len(), self.layout.reduced_floats(), "a leaf has the layout's length");
-        let mut end = 0;
-        for range in &self.train[0].plan.written {
-            out[end..range.start].fill(0.0);
-            end = range.end;
-        }
-        out[end..].fill(0.0);
-        let _ieee = Ieee::enter();
-        tail_of(&self.pass(&self.train, scratch, Call { state, batch, key }, out))
+        self.sum_of(scratch, Call { state, batch, key, watch: None }, out)
+    }
+
+    fn sum_seen(
+        &self,
+        scratch: &mut dyn Any,
+        state: &[f32],
+        batch: &Batch,
+        key: LeafKey,
+        out: &mut [f32],
+        watch: &mut dyn Watch,
+    ) -> Option<Tail> {
+        Some(self.sum_of(scratch, Call { state, batch, key, watch: Some(watch) }, out))
     }
 
     fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail> {
         let _ieee = Ieee::enter();
         let key = LeafKey { seed: 0, step: 0, scale: 0.0, label_smoothing: 0.0 };
-        self.pass(&self.evaluate, scratch, Call { state, batch, key }, &mut [])
+        self.pass(&self.evaluate, scratch, Call { state, batch, key, watch: None }, &mut [])
     }
 
     fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {

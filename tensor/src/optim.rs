@@ -34,8 +34,11 @@ pub struct Update<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateReport {
-    /// Norm of the corrected gradient, before clipping.
+    /// Norm of the corrected gradient, before clipping. NaN where something is not finite.
     pub grad_norm: f64,
+    /// The first place of the reduced vector whose number is not finite ([`StateLayout::tensor_at`] names it); then
+    /// nothing was moved.
+    pub not_finite: Option<usize>,
 }
 
 /// How many vectors of the parameters' length an optimizer keeps.
@@ -53,7 +56,8 @@ pub fn apply(optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
 }
 
 /// Applies one step; the bits do not depend on the team. A correction that is not finite (no valid sample anywhere)
-/// leaves a gradient of zero and the running statistics as they are.
+/// leaves a gradient of zero and the running statistics as they are. Where the corrected gradient or a running
+/// statistic is not finite, nothing moves at all: that is seen in the reduced vector alone, so every member decides alike.
 pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
     let _ieee = crate::float_mode::Ieee::enter();
     let Update { layout, reduced, state, moments, step, lr, correction, clip_norm } = update;
@@ -62,19 +66,27 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
     assert_eq!(moments.len(), moments_of(optimizer), "the optimizer's moments");
     assert!(moments.iter().all(|m| m.len() == params), "a moment is as long as the parameters");
     let (grads, stats) = reduced.split_at_mut(params);
-    let correction = if correction.is_finite() {
-        layout.running.iter().for_each(|pair| pool(pair, params, stats, state, correction));
-        correction
-    } else {
+    let counts = correction.is_finite();
+    let correction = if counts { correction } else { 1.0 };
+    if !counts {
         grads.fill(0.0);
-        1.0
-    };
+    }
     // What is not trained has no share in the norm, as if it had no gradient.
     for info in layout.params.iter().filter(|p| !p.trainable) {
         grads[info.offset..info.offset + info.len].fill(0.0);
     }
     let set = Set::best();
     let grad_norm = norm(team, set, grads, correction);
+    let stats = if counts { &*stats } else { &[] };
+    // Squares of f32 and their sums are finite in f64, so the norm is not where some gradient is not, and only there.
+    if !grad_norm.is_finite() || stats.iter().any(|x| !(x * correction).is_finite()) {
+        let all = grads.iter().chain(stats);
+        let at = all.map(|x| x * correction).position(|x| !x.is_finite());
+        return UpdateReport { grad_norm: f64::NAN, not_finite: Some(at.expect("a number is not finite")) };
+    }
+    if counts {
+        layout.running.iter().for_each(|pair| pool(pair, params, stats, state, correction));
+    }
     let clip = clip_norm.map_or(1.0, |largest| largest / (grad_norm + 1e-6)).min(1.0) as f32;
     let grads = Grads { sums: grads, correction, clip };
     let (rates, runs) = (Rates::new(optimizer, step, lr), Runs::new(layout));
@@ -100,7 +112,7 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
         }),
         _ => unreachable!("the number of moments was checked"),
     }
-    UpdateReport { grad_norm }
+    UpdateReport { grad_norm, not_finite: None }
 }
 
 /// Parameters of a task: half a megabyte of Adam's reads and writes.

@@ -8,6 +8,7 @@ mod faults;
 mod last_step;
 mod membership;
 mod netns;
+mod not_finite;
 mod resume;
 mod starts;
 mod world_sizes;

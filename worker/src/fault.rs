@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 pub enum Fault {
     /// Job file, data or checkpoint are wrong in a way that no restart cures.
     User(anyhow::Error),
+    /// The job has come to an end that every worker comes to by itself.
+    Job(String),
     /// The agent cannot be reached.
     Orphaned(anyhow::Error),
     /// Something on this node (a port, a file) is not as it must be; a restart may help.
@@ -22,6 +24,7 @@ impl Fault {
     pub fn exit_code(&self) -> i32 {
         match self {
             Fault::User(_) => exit::USER_ERROR,
+            Fault::Job(_) => exit::JOB_ERROR,
             Fault::Orphaned(_) => exit::ORPHANED,
             Fault::Node(_) => 1,
             Fault::Internal(_) => exit::INTERNAL,
@@ -33,22 +36,23 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fault::User(error) | Fault::Orphaned(error) | Fault::Node(error) => write!(f, "{error:#}"),
+            Fault::Job(what) => f.write_str(what),
             Fault::Internal(what) => write!(f, "a fault of elastic itself: {what}"),
         }
     }
 }
 
-/// Tells the member's loop that a thread has panicked; one word is enough.
+/// Tells the member's loop that a thread has ended this worker, mostly by a panic; one word is enough.
 #[derive(Clone)]
-pub struct Alarm(mpsc::Sender<String>);
+pub struct Alarm(mpsc::Sender<Fault>);
 
 impl Alarm {
-    pub fn new() -> (Alarm, mpsc::Receiver<String>) {
+    pub fn new() -> (Alarm, mpsc::Receiver<Fault>) {
         let (alarm, heard) = mpsc::channel(1);
         (Alarm(alarm), heard)
     }
 
-    pub fn raise(&self, what: String) {
+    pub fn raise(&self, what: Fault) {
         // A full channel holds an earlier alarm, which ends this process just as well.
         let _ = self.0.try_send(what);
     }
@@ -58,7 +62,7 @@ impl Alarm {
         let alarm = self.clone();
         let guarded = move || {
             if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-                alarm.raise(words_of(&*panic));
+                alarm.raise(Fault::Internal(words_of(&*panic)));
             }
         };
         std::thread::Builder::new().name(name.into()).spawn(guarded).expect("the system starts a thread");

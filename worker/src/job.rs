@@ -3,15 +3,17 @@
 //! Pure in (spec, data, state, round): no member, link or disk is known here. Where leaves are added up
 //! is the pool's and the member's business.
 
-use crate::rows::Row;
+use crate::not_finite::NotFinite;
+use crate::rows::{self, Row};
 use crate::state::State;
 use elastic_loader::{Data, Plan};
 use elastic_spec::batch::Batch;
-use elastic_spec::job::JobSpec;
 use elastic_spec::job::schedule::{Kind, Schedule};
+use elastic_spec::job::{JobSpec, NonFinite};
 use elastic_spec::layout::{Layout, Tail};
 use elastic_spec::tree::{self, TreeNode};
 use elastic_spec::{Round, Shard, Step};
+use elastic_tensor::exec::Watch;
 use elastic_tensor::optim::{self, Update};
 use elastic_tensor::{LeafKey, Network};
 use std::any::Any;
@@ -75,13 +77,29 @@ impl Job {
                 for shard in unit.range() {
                     append(&mut batch, self.data.train_batch(&self.plan, step, Shard(shard)));
                 }
-                let train = &self.spec.train;
-                let scale = 1.0 / train.global_batch as f32;
-                let key = LeafKey { seed: train.seed, step: step.0, scale, label_smoothing: train.label_smoothing };
-                self.network.sum(scratch, floats, &batch, key, out)
+                self.network.sum(scratch, floats, &batch, self.key(step), out)
             }
             Kind::Validate(_) => self.validate(scratch, floats, unit),
         }
+    }
+
+    /// One shard's leaf of a step, with a look at each op; None where the network cannot show its ops.
+    pub fn look(
+        &self,
+        scratch: &mut (dyn Any + Send),
+        floats: &[f32],
+        (step, shard): (Step, Shard),
+        out: &mut [f32],
+        watch: &mut dyn Watch,
+    ) -> Option<Tail> {
+        let batch = self.data.train_batch(&self.plan, step, shard);
+        self.network.sum_seen(scratch, floats, &batch, self.key(step), out, watch)
+    }
+
+    fn key(&self, step: Step) -> LeafKey {
+        let train = &self.spec.train;
+        let scale = 1.0 / train.global_batch as f32;
+        LeafKey { seed: train.seed, step: step.0, scale, label_smoothing: train.label_smoothing }
     }
 
     /// Each shard's batches are folded one after the other, and the shards along the tree.
@@ -109,10 +127,16 @@ impl Job {
         tree::fold(unit, &tails, &mut |a, b| a.add(*b)).expect("every shard has its tail")
     }
 
-    /// Makes the state of the next round. `reduced` is used up.
-    pub fn apply(&self, scratch: &mut (dyn Any + Send), state: &mut State, reduced: &mut [f32], tail: Tail) {
+    /// Makes the state of the next round. `reduced` is used up. The error ends the job; the state is then as it was.
+    pub fn apply(
+        &self,
+        scratch: &mut (dyn Any + Send),
+        state: &mut State,
+        reduced: &mut [f32],
+        tail: Tail,
+    ) -> Result<(), NotFinite> {
         match self.schedule.kind(state.round) {
-            Kind::Train(step) => self.train(scratch, state, step, reduced, tail),
+            Kind::Train(step) => self.train(scratch, state, step, reduced, tail)?,
             Kind::Validate(_) => {
                 if let Some(row) = state.rows.last_mut() {
                     row.validation = tail;
@@ -120,9 +144,17 @@ impl Job {
             }
         }
         state.round = state.round.next();
+        Ok(())
     }
 
-    fn train(&self, scratch: &mut (dyn Any + Send), state: &mut State, step: Step, reduced: &mut [f32], tail: Tail) {
+    fn train(
+        &self,
+        scratch: &mut (dyn Any + Send),
+        state: &mut State,
+        step: Step,
+        reduced: &mut [f32],
+        tail: Tail,
+    ) -> Result<(), NotFinite> {
         let train = &self.spec.train;
         let lr = optim::learning_rate(train.lr, &train.lr_schedule, step.0, self.schedule.steps);
         // Leaves were scaled by the constant 1/B; the mean is over the samples (or tokens) that count.
@@ -142,7 +174,15 @@ impl Job {
                 clip_norm: train.clip_norm,
             },
         );
+        if let Some(at) = report.not_finite {
+            let found = NotFinite { step, loss: rows::mean(tail), lr, ..NotFinite::at(self.network.layout(), at) };
+            match train.non_finite {
+                NonFinite::Fail => return Err(found),
+                NonFinite::Skip => tracing::warn!("{found}; the step moved nothing"),
+            }
+        }
         state.rows.push(Row { train: tail, lr, grad_norm: report.grad_norm, validation: Tail::default() });
+        Ok(())
     }
 }
 

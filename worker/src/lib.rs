@@ -9,6 +9,7 @@
 //! | [`agent_link`], [`status`] | status up, orders down |
 //! | [`member_loop`] | the one task that owns the member |
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
+//! | [`not_finite`] | a step whose gradient is not finite: what is told of it |
 //! | [`sums`] | owned chunks, added up beside it |
 //! | [`publisher`], [`contents`], [`rows`], [`run_dir`] | checkpoints and the event log, written beside it |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
@@ -21,6 +22,7 @@ mod fail;
 mod fault;
 mod job;
 mod member_loop;
+mod not_finite;
 mod pool;
 mod publisher;
 mod rows;
@@ -174,7 +176,7 @@ fn link_config(env: &Env, order: &Order) -> Result<LinkConfig, Fault> {
 async fn while_booting(
     agent: &mut AgentLink,
     booted: &mut oneshot::Receiver<Result<Ready, Fault>>,
-    alarms: &mut mpsc::Receiver<String>,
+    alarms: &mut mpsc::Receiver<Fault>,
 ) -> Result<Option<Ready>, Fault> {
     let mut beat = tokio::time::interval(Duration::from_millis(BEAT_MS));
     loop {
@@ -182,7 +184,7 @@ async fn while_booting(
             return Ok(None);
         }
         tokio::select! {
-            Some(what) = alarms.recv() => return Err(Fault::Internal(what)),
+            Some(fault) = alarms.recv() => return Err(fault),
             Ok(ready) = &mut *booted => return ready.map(Some),
             Ok(()) = agent.orders.changed() => {}
             _ = beat.tick() => agent.tell(agent.said()),
@@ -234,7 +236,7 @@ impl Seat {
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));
         if ready.send(Ok(Ready { config, shared, metrics, published, failing, run_dir_id })).is_ok() {
-            trainer.run(queue, self.answer);
+            trainer.run(queue, self.answer, &self.alarm);
         }
     }
 }

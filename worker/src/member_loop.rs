@@ -48,7 +48,7 @@ pub struct MemberLoop {
 pub struct Inputs {
     pub answers: Receiver<Event>,
     pub links: Receiver<LinkEvent>,
-    pub alarms: Receiver<String>,
+    pub alarms: Receiver<Fault>,
 }
 
 /// What the loop works with.
@@ -92,7 +92,7 @@ impl MemberLoop {
             // In this order, so that a flood of frames delays neither the beat nor the orders.
             tokio::select! {
                 biased;
-                Some(what) = inputs.alarms.recv() => return Err(Fault::Internal(what)),
+                Some(fault) = inputs.alarms.recv() => return Err(fault),
                 _ = beat.tick() => agent.tell(self.status()),
                 Ok(()) = agent.orders.changed() => {
                     let order = agent.orders.borrow_and_update().clone();

@@ -6,6 +6,7 @@
 
 use crate::fail;
 use crate::job::Job;
+use crate::not_finite;
 use crate::state::State;
 use elastic_spec::Round;
 use elastic_spec::layout::{Tail, canonical};
@@ -70,9 +71,13 @@ impl Pool {
         self.under(round, node, &state.floats)
     }
 
-    /// Makes the state of the next round.
-    pub fn apply(&mut self, state: &mut State, reduced: &mut [f32], tail: Tail) {
-        self.shared.job.apply(self.scratch.as_mut(), state, reduced, tail);
+    /// Makes the state of the next round. The error is what ends the job, with where it began.
+    pub fn apply(&mut self, state: &mut State, reduced: &mut [f32], tail: Tail) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let Err(found) = shared.job.apply(self.scratch.as_mut(), state, reduced, tail) else { return Ok(()) };
+        let alive = || _ = shared.progress.fetch_add(1, Ordering::Relaxed);
+        let origin = not_finite::origin(&shared.job, self.scratch.as_mut(), &state.floats, found.step, alive);
+        Err(found.told(&origin))
     }
 
     fn under(&mut self, round: Round, node: TreeNode, state: &[f32]) -> Sum {

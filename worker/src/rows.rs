@@ -14,6 +14,7 @@ use std::path::Path;
 pub struct Row {
     pub train: Tail,
     pub lr: f64,
+    /// NaN: something was not finite, and the step moved nothing.
     pub grad_norm: f64,
     /// A count of 0: none was taken after this step.
     pub validation: Tail,
@@ -37,6 +38,11 @@ impl Row {
         Row { train: tail(0), lr: float(24), grad_norm: float(32), validation: tail(40) }
     }
 
+    /// Whether the step moved nothing (`train.non_finite = "skip"`).
+    pub fn was_skipped(&self) -> bool {
+        self.grad_norm.is_nan()
+    }
+
     /// The row of `step` (1 is the first) as one line of JSON.
     fn line(&self, step: usize) -> String {
         let mut line = format!(
@@ -47,6 +53,9 @@ impl Row {
             number(self.lr),
             number(self.grad_norm),
         );
+        if self.was_skipped() {
+            line += ",\"skipped\":true";
+        }
         if self.validation.count > 0 {
             let accuracy = self.validation.correct as f64 / self.validation.count as f64;
             line += &format!(
@@ -140,6 +149,15 @@ mod tests {
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step").unwrap();
         write(&path, &rows(2), Epoch::default()).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().ends_with("}\n"));
+    }
+
+    #[test]
+    fn a_step_that_moved_nothing_says_so() {
+        let row = Row { train: Tail { loss: 1.0, count: 1, correct: 0 }, grad_norm: f64::NAN, ..Row::default() };
+        let value: serde_json::Value = serde_json::from_str(&row.line(1)).unwrap();
+        assert_eq!((&value["skipped"], &value["grad_norm"]), (&true.into(), &serde_json::Value::Null));
+        assert!(!rows(1)[0].line(1).contains("skipped"));
+        assert!(Row::from_bytes(&row.to_bytes()).was_skipped());
     }
 
     #[test]

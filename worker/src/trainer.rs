@@ -4,8 +4,10 @@
 //! heartbeats live on another thread, so a computation that never ends does not silence this worker.
 
 use crate::fail;
+use crate::fault::{Alarm, Fault};
 use crate::pool::{Pool, Shared};
 use crate::publisher::{Copy, Publisher};
+use crate::rows::Row;
 use bytes::Bytes;
 use elastic_member::Event;
 use elastic_spec::facts::Metrics;
@@ -34,20 +36,26 @@ pub struct Trainer {
     publisher: Publisher,
     metrics: Arc<Mutex<Option<Metrics>>>,
     validation: Option<(Step, Tail)>,
+    skipped: u64,
     pace: StepTimes,
 }
 
 impl Trainer {
     pub fn new(pool: Pool, publisher: Publisher, metrics: Arc<Mutex<Option<Metrics>>>) -> Trainer {
-        let mut trainer = Trainer { pool, publisher, metrics, validation: None, pace: StepTimes::default() };
+        let mut trainer =
+            Trainer { pool, publisher, metrics, validation: None, skipped: 0, pace: StepTimes::default() };
         trainer.recall();
         trainer
     }
 
-    /// Works until the member goes away.
-    pub fn run(mut self, tasks: Receiver<Task>, events: Sender<Event>) {
+    /// Works until the member goes away, or the job cannot go on.
+    pub fn run(mut self, tasks: Receiver<Task>, events: Sender<Event>, alarm: &Alarm) {
         for task in tasks {
-            let Some(event) = self.perform(task) else { continue };
+            let event = match self.perform(task) {
+                Ok(Some(event)) => event,
+                Ok(None) => continue,
+                Err(fault) => return alarm.raise(fault),
+            };
             if events.blocking_send(event).is_err() {
                 return;
             }
@@ -55,10 +63,10 @@ impl Trainer {
     }
 
     /// The answer to a task; a publication is answered by the publisher.
-    pub fn perform(&mut self, task: Task) -> Option<Event> {
-        match task {
+    pub fn perform(&mut self, task: Task) -> Result<Option<Event>, Fault> {
+        Ok(match task {
             Task::Compute { round, node } => Some(self.compute(round, node)),
-            Task::Apply { round, chunks } => Some(self.apply(round, &chunks)),
+            Task::Apply { round, chunks } => Some(self.apply(round, &chunks)?),
             Task::TakeState { to, round, part, parts } => {
                 let state = self.shared().state.read().expect("the state is whole");
                 assert!(state.round == round, "the state of round {round} is taken in its turn");
@@ -73,7 +81,7 @@ impl Trainer {
                 self.publisher.publish(Copy { state: state.clone(), epoch });
                 None
             }
-        }
+        })
     }
 
     fn compute(&mut self, round: Round, node: TreeNode) -> Event {
@@ -87,7 +95,7 @@ impl Trainer {
         Event::Computed { round, node, chunks }
     }
 
-    fn apply(&mut self, round: Round, chunks: &[Bytes]) -> Event {
+    fn apply(&mut self, round: Round, chunks: &[Bytes]) -> Result<Event, Fault> {
         let shared = self.pool.shared.clone();
         assert!(self.round() == round, "round {round} is applied to its own state");
         let layout = shared.job.layout_of(round);
@@ -95,16 +103,20 @@ impl Trainer {
         let tail = layout.join(chunks, &mut reduced);
         fail::point_in_training("before-apply");
         let mut state = shared.state.write().expect("the state is whole");
-        self.pool.apply(&mut state, &mut reduced, tail);
+        self.pool.apply(&mut state, &mut reduced, tail).map_err(Fault::Job)?;
         drop(state);
         shared.give_back(reduced);
         match shared.job.schedule.kind(round) {
-            Kind::Train(_) => self.pace.step_done(),
+            Kind::Train(_) => {
+                self.pace.step_done();
+                let state = shared.state.read().expect("the state is whole");
+                self.skipped += u64::from(state.rows.last().is_some_and(Row::was_skipped));
+            }
             Kind::Validate(step) => self.validation = Some((step, tail)),
         }
         self.tell_metrics();
         fail::point_in_training("after-apply");
-        Event::Applied { round }
+        Ok(Event::Applied { round })
     }
 
     fn install(&mut self, round: Round, parts: &[Bytes]) -> Event {
@@ -129,19 +141,21 @@ impl Trainer {
             train: last.train,
             lr: last.lr,
             grad_norm: last.grad_norm,
+            skipped: self.skipped,
             validation: self.validation,
             step_us: self.pace.median_us(),
         };
         *self.metrics.lock().expect("no one panics with this lock") = Some(metrics);
     }
 
-    /// Finds the last validation in a state that was taken up from elsewhere.
+    /// Finds the last validation, and how many steps were skipped, in a state that was taken up from elsewhere.
     fn recall(&mut self) {
         let state = self.shared().state.read().expect("the state is whole");
         let last = state.rows.iter().rposition(|row| row.validation.count > 0);
         let validation = last.map(|i| (Step(i as u64 + 1), state.rows[i].validation));
+        let skipped = state.rows.iter().filter(|row| row.was_skipped()).count();
         drop(state);
-        self.validation = validation;
+        (self.validation, self.skipped) = (validation, skipped as u64);
         self.tell_metrics();
     }
 

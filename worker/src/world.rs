@@ -181,6 +181,7 @@ impl Setting {
                 lr: 0.1 / f64::from(features),
                 lr_schedule: LrSchedule::Constant { warmup: 0 },
                 clip_norm: None,
+                non_finite: Default::default(),
                 label_smoothing: 0.0,
                 validate_every: 10,
             },
@@ -309,7 +310,8 @@ fn start(id: WorkerId, shared: Arc<Shared>, threads: usize, wires: Arc<Wires>, d
         log_bytes_max: 64 << 20,
     };
     let sums = Sums::start(1, config.shards, &alarm, &answer);
-    alarm.thread("train", move || trainer.run(queue, answer));
+    let raised = alarm.clone();
+    alarm.thread("train", move || trainer.run(queue, answer, &raised));
     let round = shared.state.read().unwrap().round;
     let speaker = Speaker::new(&agent.said(), shared.clone(), metrics, published);
     let wire = Arc::new(Wire { me: id, wires });
@@ -414,7 +416,7 @@ fn a_checkpoint_gives_the_state_back() {
     for _ in 0..3 {
         let root = elastic_spec::tree::TreeNode::root(SMALL.shards);
         let mut sum = pool.sum(state.round, root);
-        pool.apply(&mut state, &mut sum.floats, sum.tail);
+        pool.apply(&mut state, &mut sum.floats, sum.tail).unwrap();
         *pool.shared.state.write().unwrap() = state.clone();
     }
     let mut other = job.first_state();
@@ -444,7 +446,7 @@ fn a_pause_between_a_step_and_its_validation_does_not_bar_the_checkpoint_after_i
             gens.push(place.checkpoints.newest_verified().unwrap().newest.unwrap().manifest);
         }
         let mut reduced = vec![0.0; job.layout_of(state.round).floats];
-        job.apply(&mut *scratch, &mut state, &mut reduced, Tail { loss: 1.0, count: 32, correct: 0 });
+        job.apply(&mut *scratch, &mut state, &mut reduced, Tail { loss: 1.0, count: 32, correct: 0 }).unwrap();
     }
     assert_eq!((gens[0].round, gens[1].round), (Round(10), Round(11)), "the newer one is taken");
 }

@@ -33,6 +33,9 @@ fn words(status: &JobStatus) -> String {
                 format!("{}  (lr {:.3e}, gradient norm {:.3})", show::loss(loss), metrics.lr, metrics.grad_norm),
             );
         }
+        if metrics.skipped > 0 {
+            say("skipped", format!("{}: not finite", show::plural(metrics.skipped, "step")));
+        }
         if let Some((step, tail)) = metrics.validation
             && let (Some(loss), Some(accuracy)) = (show::mean_loss(tail), show::accuracy(tail))
         {

@@ -38,6 +38,13 @@ impl Job {
                 self.blame(index, Cause::Error { code: exit::USER_ERROR, error: why.clone() }, cluster);
                 self.end(JobState::Failed, why, cluster);
             }
+            // Any other worker comes to this end, too, at the same step.
+            (End::Code(code @ exit::JOB_ERROR), error) => {
+                let why =
+                    error.unwrap_or_else(|| "the worker reported that the job cannot go on and no more".to_string());
+                self.blame(index, Cause::Error { code: *code, error: why.clone() }, cluster);
+                self.end(JobState::Failed, why, cluster);
+            }
             (end, _) if is_leaving => {
                 let why = match end {
                     End::Code(exit::DRAINED | exit::DONE) => Cause::Left,
@@ -146,13 +153,13 @@ impl Job {
         let node = slot.node.clone();
         let worker = slot.worker.as_ref().map_or(WorkerId(0), |w| w.id);
         let is_suspect = slot.worker.as_ref().is_some_and(|w| w.suspect_since.is_some());
-        let is_user_error = matches!(cause, Cause::Error { code: exit::USER_ERROR, .. });
+        let is_jobs_own = matches!(cause, Cause::Error { code: exit::USER_ERROR | exit::JOB_ERROR, .. });
         // A suspicion was written down when it arose, and that was its time.
         if !is_suspect {
             self.remember_fault(&node, worker, cause.to_string(), cluster);
         }
         let (unix_ms, config) = (cluster.unix_ms, cluster.config);
-        if let Some(node) = cluster.nodes.get_mut(&node).filter(|_| !is_user_error) {
+        if let Some(node) = cluster.nodes.get_mut(&node).filter(|_| !is_jobs_own) {
             node.strike(unix_ms, config);
         }
         cluster.note(Note::Fault { job: self.id.clone(), worker, node, cause });

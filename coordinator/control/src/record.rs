@@ -60,6 +60,9 @@ struct MetricsRecord {
     train: TailRecord,
     lr: Option<f64>,
     grad_norm: Option<f64>,
+    /// Absent in records of before there was this word.
+    #[serde(default)]
+    skipped: u64,
     validation: Option<(Step, TailRecord)>,
     step_us: u64,
 }
@@ -225,6 +228,7 @@ impl From<Metrics> for MetricsRecord {
             train: m.train.into(),
             lr: finite(m.lr),
             grad_norm: finite(m.grad_norm),
+            skipped: m.skipped,
             validation: m.validation.map(|(step, tail)| (step, tail.into())),
             step_us: m.step_us,
         }
@@ -238,6 +242,7 @@ impl From<MetricsRecord> for Metrics {
             train: m.train.into(),
             lr: m.lr.unwrap_or(f64::NAN),
             grad_norm: m.grad_norm.unwrap_or(f64::NAN),
+            skipped: m.skipped,
             validation: m.validation.map(|(step, tail)| (step, tail.into())),
             step_us: m.step_us,
         }

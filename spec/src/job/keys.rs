@@ -88,6 +88,7 @@ pub(super) const STEMS: &[&str] = &["full", "small"];
 pub(super) const DATA_KINDS: &[&str] = &["csv", "npy", "text", "synthetic"];
 pub(super) const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw"];
 pub(super) const SCHEDULES: &[&str] = &["constant", "linear", "cosine", "step"];
+pub(super) const NON_FINITE: &[&str] = &["fail", "skip"];
 
 const WIDTH_MAX: u64 = 1 << 16;
 const STEPS_MAX: u64 = 1 << 48;
@@ -241,6 +242,8 @@ pub const KEYS: &[Key] = &[
     train("decay_by", When::Is("schedule", &["step"]), float(POSITIVE, UP_TO_ONE), Is("0.1"), "factor", "The rate is multiplied by it at each fall."),
     train("clip_norm", When::Always, float(POSITIVE, Bound::With(1e9)), Absent("no clipping"), "",
         "Largest global norm of the gradient; a larger one is scaled down to it."),
+    train("non_finite", When::Always, Kind::OneOf(NON_FINITE), Is("\"fail\""), "",
+        "A step whose gradient is not finite: `fail` ends the job and says where it came from. `skip` leaves weights, moments and running statistics as they are, on every worker alike; the step counts, and its row says so."),
     train("label_smoothing", When::Always, float(ZERO_UP, BELOW_ONE), Is("0.0"), "", "Share of the target spread over all classes."),
     train("validate_every", When::Always, int(0, STEPS_MAX), Is("0"), "steps", "Validate after every so many steps, and after the last. 0: after the last only."),
     // elastic

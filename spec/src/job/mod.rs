@@ -125,6 +125,10 @@ pub struct TrainSpec {
     pub lr_schedule: LrSchedule,
     /// Largest global gradient norm; None: no clipping.
     pub clip_norm: Option<f64>,
+    /// What becomes of a step whose gradient is not finite. Left out where it ends the job, so that the digest of a
+    /// job is what it was before there was the key.
+    #[serde(default, skip_serializing_if = "NonFinite::is_fail")]
+    pub non_finite: NonFinite,
     /// Cross-entropy label smoothing, 0..1.
     pub label_smoothing: f32,
     /// Validate after every so many steps, and after the last; 0: after the last only.
@@ -145,6 +149,23 @@ pub enum Optimizer {
     Sgd { momentum: f64, nesterov: bool, weight_decay: f64 },
     Adam { beta1: f64, beta2: f64, eps: f64, weight_decay: f64 },
     AdamW { beta1: f64, beta2: f64, eps: f64, weight_decay: f64 },
+}
+
+/// What becomes of a step whose reduced gradient, the same on every worker, holds a NaN or an infinity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// It ends the job.
+    #[default]
+    Fail,
+    /// It moves nothing and counts.
+    Skip,
+}
+
+impl NonFinite {
+    fn is_fail(&self) -> bool {
+        *self == NonFinite::Fail
+    }
 }
 
 /// Factor on the base rate; `warmup` steps rise linearly from 1/warmup to 1 before it.

@@ -4,7 +4,7 @@
 
 use super::{
     Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec,
+    ModelSpec, NonFinite, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec,
 };
 use serde_json::Value as Json;
 
@@ -136,6 +136,7 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
         lr,
         lr_schedule,
         clip_norm,
+        non_finite,
         label_smoothing,
         validate_every,
     } = train;
@@ -153,6 +154,11 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
     if let Some(clip_norm) = clip_norm {
         page.line("clip_norm", float(*clip_norm));
     }
+    let word = match non_finite {
+        NonFinite::Fail => "fail",
+        NonFinite::Skip => "skip",
+    };
+    page.line("non_finite", text(word));
     page.line("label_smoothing", float32(*label_smoothing));
     page.line("validate_every", validate_every.to_string());
 }

@@ -6,7 +6,7 @@ use super::parse::ParseContext;
 use super::section::Section;
 use super::{
     Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
+    ModelSpec, NonFinite, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
 };
 use crate::ids::JobId;
 
@@ -288,6 +288,10 @@ fn read_train(
     let lr = section.float("lr");
     let lr_schedule = read_schedule(section, length, warnings);
     let clip_norm = section.float("clip_norm");
+    let non_finite = section.choice("non_finite").map(|chosen| match chosen {
+        "skip" => NonFinite::Skip,
+        _ => NonFinite::Fail,
+    });
     let label_smoothing = section.float32("label_smoothing");
     let validate_every = section.int("validate_every");
     if section.has("validate_every") && data.is_some_and(|data| data.validation == 0.0) {
@@ -302,6 +306,7 @@ fn read_train(
         lr: lr?,
         lr_schedule: lr_schedule?,
         clip_norm,
+        non_finite: non_finite?,
         label_smoothing: label_smoothing?,
         validate_every: validate_every?,
     })

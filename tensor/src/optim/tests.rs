@@ -141,3 +141,95 @@ fn joined_passes_have_the_bits_of_the_formulas_on_every_team_and_set() {
         }
     }
 }
+
+/// Three tensors, the second frozen, and one batch norm's running statistics.
+fn with_statistics() -> StateLayout {
+    let info = |name: &str, offset: usize, len: usize, trainable: bool| {
+        let (name, shape) = (name.into(), vec![len]);
+        crate::ParamInfo { name, shape, offset, len, decay: trainable, trainable }
+    };
+    let params = vec![info("a", 0, 40, true), info("frozen", 40, 20, false), info("b", 60, 30, true)];
+    let buffers = vec![info("mean", 90, 2, false), info("var", 92, 2, false)];
+    let running = vec![RunningPair { mean: 90..92, var: 92..94, momentum: 0.1 }];
+    StateLayout { params, buffers, running }
+}
+
+#[test]
+fn what_is_not_finite_moves_nothing_and_is_found_on_every_team_and_set() {
+    let layout = with_statistics();
+    let (beta1, beta2, eps, weight_decay) = (0.9, 0.95, 1e-8, 0.1);
+    let momentum = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay };
+    let plain = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay };
+    // The last is finite until it is corrected by 2.
+    let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38];
+    for optimizer in [plain, momentum, Optimizer::AdamW { beta1, beta2, eps, weight_decay }] {
+        let run = |team: &Team, put: &[(usize, f32)]| {
+            let mut reduced: Vec<f32> = (0..94).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect();
+            put.iter().for_each(|(at, x)| reduced[*at] = *x);
+            let mut state: Vec<f32> = (0..94).map(|i| i as f32 * 0.01).collect();
+            let mut moments = vec![vec![0.5; 90]; moments_of(&optimizer)];
+            let (reduced, state_now, moments_now) = (&mut reduced[..], &mut state[..], &mut moments[..]);
+            let update = Update {
+                layout: &layout,
+                reduced,
+                state: state_now,
+                moments: moments_now,
+                step: 3,
+                lr: 0.01,
+                correction: 2.0,
+                clip_norm: Some(1.0),
+            };
+            let report = apply_on(team, &optimizer, update);
+            let still = state.iter().enumerate().all(|(i, x)| *x == i as f32 * 0.01)
+                && moments.iter().flatten().all(|m| *m == 0.5);
+            (report, still)
+        };
+        for isa in Isa::here() {
+            FORCED.set(Some(isa));
+            for team in [1, 3].map(Team::new) {
+                let (report, still) = run(&team, &[]);
+                assert!(!still && report.grad_norm.is_finite() && report.not_finite.is_none(), "{optimizer:?}");
+                for x in bad {
+                    // A gradient, two of them in the order of the layout, a running statistic.
+                    for (put, first) in [(&[(70, x)][..], 70), (&[(89, x), (3, x)], 3), (&[(93, x)], 93)] {
+                        let (report, still) = run(&team, put);
+                        assert!(still, "{optimizer:?} moved with {x} at {put:?}");
+                        assert_eq!(
+                            (report.not_finite, report.grad_norm.is_nan()),
+                            (Some(first), true),
+                            "{x} at {put:?}"
+                        );
+                    }
+                    let (report, still) = run(&team, &[(45, x)]);
+                    assert!(report.not_finite.is_none() && !still, "the gradient of what is frozen is not looked at");
+                }
+            }
+        }
+        FORCED.set(None);
+    }
+    let named = |at| layout.tensor_at(at).map(|info| info.name.as_str());
+    assert_eq!(
+        [named(0), named(59), named(60), named(93), named(94)],
+        [Some("a"), Some("frozen"), Some("b"), Some("var"), None]
+    );
+}
+
+#[test]
+fn a_step_without_a_valid_sample_leaves_statistics_that_are_not_finite_alone() {
+    let layout = with_statistics();
+    let (mut reduced, mut state) = ([f32::NAN; 94], [1.0; 94]);
+    let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    let (reduced, state_now) = (&mut reduced[..], &mut state[..]);
+    let update = Update {
+        layout: &layout,
+        reduced,
+        state: state_now,
+        moments: &mut [],
+        step: 0,
+        lr: 1.0,
+        correction: f32::INFINITY,
+        clip_norm: None,
+    };
+    assert_eq!(apply(&sgd, update), UpdateReport { grad_norm: 0.0, not_finite: None });
+    assert_eq!(state, [1.0; 94]);
+}

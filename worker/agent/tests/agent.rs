@@ -210,6 +210,7 @@ fn spec() -> String {
             lr: 0.1,
             lr_schedule: LrSchedule::Constant { warmup: 0 },
             clip_norm: None,
+            non_finite: Default::default(),
             label_smoothing: 0.0,
             validate_every: 0,
         },

@@ -410,6 +410,7 @@ fn spec(plan: &Plan) -> JobSpec {
             lr: 0.001,
             lr_schedule: LrSchedule::Cosine { warmup: 5, end: 0.1 },
             clip_norm: Some(1.0),
+            non_finite: Default::default(),
             label_smoothing: 0.0,
             validate_every: VALIDATE_EVERY,
         },

@@ -205,8 +205,15 @@ impl Cluster {
                 status.progress += 1;
                 let train = elastic_spec::layout::Tail { loss: 1.0, count: 4, correct: 2 };
                 let step_us = ROUND * 1000;
-                status.metrics =
-                    Some(Metrics { step: Step(next.0), train, lr: 0.1, grad_norm: 1.0, validation: None, step_us });
+                status.metrics = Some(Metrics {
+                    step: Step(next.0),
+                    train,
+                    lr: 0.1,
+                    grad_norm: 1.0,
+                    skipped: 0,
+                    validation: None,
+                    step_us,
+                });
             }
         }
         let is_due = |r: Round| play.checkpoint_every > 0 && r.0 > 0 && r.0.is_multiple_of(play.checkpoint_every);
