@@ -7,6 +7,7 @@
 //! over shards belong to others.
 
 pub mod autograd;
+pub mod cost;
 pub mod exec;
 pub mod float_mode;
 mod freeze;
@@ -21,6 +22,7 @@ mod network;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod peak;
 pub mod philox;
 pub mod plan;
 mod probe;

@@ -123,6 +123,13 @@ pub trait Network: Send + Sync {
     /// 1, 2, 4, … times m samples.
     fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail>;
 
+    /// Floats of the working memory of the largest call of up to `shards` shards: the arena of its plan. 0 where the
+    /// network does not plan.
+    fn arena_floats(&self, shards: usize) -> usize {
+        let _ = shards;
+        0
+    }
+
     /// One step of the optimizer ([`optim::apply`]), on the scratch's threads where the network has such. The bits do not
     /// depend on it.
     fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
@@ -353,6 +360,12 @@ impl Network for Compiled {
         let _ieee = Ieee::enter();
         let key = LeafKey { seed: 0, step: 0, scale: 0.0, label_smoothing: 0.0 };
         self.pass(&self.evaluate, scratch, Call { state, batch, key, watch: None }, &mut [])
+    }
+
+    fn arena_floats(&self, shards: usize) -> usize {
+        let fits = |pass: &(usize, &Pass)| 1 << pass.0 <= shards.max(1);
+        let all = self.train.iter().enumerate().chain(self.evaluate.iter().enumerate());
+        all.filter(fits).map(|(_, pass)| pass.plan.arena).max().unwrap_or(0)
     }
 
     fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {

@@ -29,7 +29,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/memory.rs", "asks the system for huge pages"),
     ("tensor/src/float_mode.rs", "reads and sets the processor's floating-point mode"),
     ("tensor/tests/traps_flush.rs", "sets the processor's floating-point mode as a foreign library would"),
-    ("tensor/models/examples/step/peak.rs", "measures what the vector instructions can do at most"),
+    ("tensor/src/peak.rs", "measures what the vector instructions can do at most"),
 ];
 
 /// (word, why not): nowhere.

@@ -6,14 +6,13 @@
 //! milliseconds and losses. `step peak THREADS` prints the GFLOP/s of multiply-adds alone. A step is what a job
 //! does: all shards' leaves in units, their sum along the tree, the update of the whole state. Nothing is sent.
 
-mod peak;
 mod rows;
 
 use elastic_models::build;
 use elastic_spec::batch::Batch;
 use elastic_spec::layout::Tail;
 use elastic_tensor::leaves::tree_sum;
-use elastic_tensor::{LeafKey, Network, Update, moments_of};
+use elastic_tensor::{LeafKey, Network, Update, moments_of, peak};
 use rows::Row;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
