@@ -16,6 +16,8 @@ pub struct Cli {
 pub enum Command {
     /// Train what a job file says: on this machine, or on a cluster
     Submit(Submit),
+    /// Show where the time of a job's step goes, op by op, on this machine
+    Profile(Profile),
     /// Show all jobs of a cluster
     Jobs(Jobs),
     /// Show one job: view, members, step, loss, throughput, restarts, last fault
@@ -126,6 +128,43 @@ pub struct Submit {
     pub json: bool,
     #[command(flatten)]
     pub reach: Reach,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  elastic profile job.toml                         the slowest ops, phases, planned memory
+  elastic profile job.toml --threads 1 --top 50
+  elastic profile job.toml --trace step.json       to be opened in ui.perfetto.dev or chrome://tracing
+  elastic profile job.toml --json | jq '.rows | sort_by(-.us)[:3]'
+
+Runs some steps of the job in this process, without a cluster: all its shards,
+their sum, the update. Nothing is sent, kept or resumed.
+
+Exit codes: 0 done, 2 mistakes in the job file, in its data or on the command
+line.")]
+pub struct Profile {
+    /// The job file
+    #[arg(value_name = "JOB_FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Overrule a key of the job file, e.g. train.global_batch=64 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Threads to compute with [default: resources.threads, else one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Steps to measure
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    pub steps: u16,
+    /// Ops to show, the slowest first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub top: usize,
+    /// Write each call of each op to a file, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub trace: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

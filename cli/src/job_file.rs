@@ -1,6 +1,5 @@
 //! From a job file and the flags beside it to a spec, or to all the mistakes at once.
 
-use crate::args;
 use crate::exit::mistake;
 use anyhow::{Context, Result, anyhow};
 use elastic_spec::job::{JobSpec, Mistake, ParseContext, Parsed, Place, parse};
@@ -20,19 +19,19 @@ pub enum Read {
 }
 
 /// Reads the file with `--set` and `--workers` laid over it. Touches nothing else.
-pub fn read(args: &args::Submit) -> Result<Read> {
-    let text = read_text(&args.file).map_err(mistake)?;
-    let whole = std::path::absolute(&args.file).with_context(|| format!("find {}", args.file.display()))?;
+pub fn read(file: &Path, set: &[String], workers: Option<u16>) -> Result<Read> {
+    let text = read_text(file).map_err(mistake)?;
+    let whole = std::path::absolute(file).with_context(|| format!("find {}", file.display()))?;
     let mut context = ParseContext {
-        file: args.file.display().to_string(),
+        file: file.display().to_string(),
         base_dir: whole.parent().unwrap_or(Path::new("/")).display().to_string(),
-        overrides: args.set.clone(),
+        overrides: set.to_vec(),
     };
-    let Some(workers) = args.workers else { return Ok(judged(parse(&text, &context), text, "")) };
+    let Some(workers) = workers else { return Ok(judged(parse(&text, &context), text, "")) };
     let most = format!("elastic.max_workers={workers}");
     context.overrides.push(most.clone());
     // A minimum above would be a mistake that nobody made.
-    let least = parse(&text, &ParseContext { overrides: args.set.clone(), ..context.clone() })
+    let least = parse(&text, &ParseContext { overrides: set.to_vec(), ..context.clone() })
         .map_or(1, |parsed| parsed.spec.elastic.min_workers);
     if least > workers {
         context.overrides.push(format!("elastic.min_workers={workers}"));

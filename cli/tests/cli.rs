@@ -176,6 +176,72 @@ fn a_dry_run_shows_a_job_file_that_says_the_same() {
 }
 
 #[test]
+fn planned_memory_is_told_before_a_run_and_beside_a_dry_run() {
+    let folder = Folder::with(JOB);
+    let told = "planned memory of a worker, besides the data: ";
+    let dry = folder.run(&["submit", "job.toml", "--dry-run"]);
+    assert!(err(&dry).contains(told) && err(&dry).contains("optimizer 1.7 KiB"), "{}", err(&dry));
+    assert!(!out(&dry).contains("planned"), "stdout is the job alone");
+    let csv = JOB.replace("kind = \"synthetic\"\nsamples = 512\nfeatures = 8", "kind = \"csv\"\npath = \"away.csv\"");
+    let away = Folder::with(&csv);
+    let dry = away.run(&["submit", "job.toml", "--dry-run"]);
+    assert_eq!(code(&dry), 0);
+    assert!(err(&dry).starts_with("planned memory is not known: ") && err(&dry).contains("away.csv"), "{}", err(&dry));
+    let run = folder.run(&["submit", "job.toml", "--local", "--workers", "1"]);
+    assert!(err(&run).starts_with(told), "{}", err(&run));
+}
+
+#[test]
+fn a_job_that_cannot_fit_into_memory_is_refused_with_its_plan_and_a_cure() {
+    let folder = Folder::with(&JOB.replace("hidden = [16]", &format!("hidden = {:?}", [65536; 64])));
+    for args in [&["submit", "job.toml", "--local", "--workers", "2"][..], &["profile", "job.toml"]] {
+        let refused = folder.run(args);
+        let said = err(&refused);
+        assert_eq!(code(&refused), 2, "{said}");
+        for part in
+            ["a worker needs ", "11 TiB: state 1008 GiB, optimizer 2.0 TiB", " leaves ", "train.optimizer = \"sgd\""]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(folder.left_nothing());
+    }
+}
+
+#[test]
+fn a_profile_tells_every_op_with_its_share_and_leaves_a_trace_only_where_asked() {
+    let folder = Folder::with(JOB);
+    let shown = out(&folder.run(&["profile", "job.toml", "--threads", "1", "--steps", "3", "--top", "2"]));
+    for part in ["parameters\n", "PHASE", "OF PEAK", " more ", "--top shows them", "backward  all", "planned memory"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(folder.left_nothing());
+    let args = ["profile", "job.toml", "--steps", "4", "--threads", "2", "--json", "--trace", "trace.json"];
+    let profile: Value = serde_json::from_str(&out(&folder.run(&args))).unwrap();
+    assert_eq!((&profile["threads"], &profile["steps"]), (&2.into(), &4.into()));
+    let rows = profile["rows"].as_array().unwrap();
+    let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key} of {row}"));
+    for row in rows {
+        for key in ["us", "share", "read_bytes", "written_bytes", "flops", "gflops", "of_peak", "gb_per_second"] {
+            assert!(number(row, key) >= 0.0, "{key} of {row}");
+        }
+    }
+    let first = rows.iter().find(|row| row["op"] == "linear" && row["phase"] == "forward").unwrap();
+    assert_eq!(number(first, "flops"), f64::from(2 * 32 * 8 * 16 + 32 * 16), "{first}");
+    assert!(number(&profile["memory"], "total_bytes") > 0.0);
+    let trace: Value = serde_json::from_slice(&std::fs::read(folder.path().join("trace.json")).unwrap()).unwrap();
+    let events: Vec<&Value> = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X").collect();
+    let calls: u64 = rows.iter().map(|row| row["calls"].as_u64().unwrap()).sum();
+    assert_eq!(events.len() as u64, 4 * calls, "each call of each step");
+    for pair in events.windows(2) {
+        let end = number(pair[0], "ts") + number(pair[0], "dur");
+        assert!(end <= number(pair[1], "ts") + 1e-3, "one op after the other: {} {}", pair[0], pair[1]);
+    }
+    let wrong = folder.run(&["profile", "job.toml", "--set", "train.lr=-1"]);
+    assert_eq!(code(&wrong), 2);
+    assert!(err(&wrong).contains("train.lr") && err(&wrong).contains("nothing was measured"), "{}", err(&wrong));
+}
+
+#[test]
 fn any_number_of_workers_gives_one_digest_and_the_run_directory_holds_what_was_promised() {
     let folder = Folder::with(JOB);
     let results: Vec<Value> = ["1", "2", "3"]

@@ -6,6 +6,7 @@
 use crate::Builder;
 use crate::env::Env;
 use crate::job::Job;
+use crate::memory::{self, Memory};
 use crate::publisher::{self, PointedFs};
 use crate::state::State;
 use anyhow::{Context, Result, bail};
@@ -83,7 +84,10 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     let data = elastic_loader::open(&order.spec, &|path| order.file(path)).context("read the data")?;
     let schedule = elastic_loader::schedule(&order.spec, &data).context("plan the steps")?;
     let samples = elastic_loader::Plan::from(&order.spec.train).shard_samples() as usize;
-    let mut network = network(order, &data, samples, build)?;
+    let mut network = network(&order.spec, &data, samples, build)?;
+    let planned = Memory::plan(&order.spec, &*network);
+    tracing::info!("planned memory besides the data: {}", planned.words());
+    planned.check(1, memory::room(), &order.spec).map_err(anyhow::Error::msg)?;
     elastic_tensor::freeze(network.layout_mut(), &order.spec.model.freeze).map_err(anyhow::Error::msg)?;
     let computed = Job::new(order.spec.clone(), schedule, network, data);
     let mut state = computed.first_state();
@@ -94,8 +98,14 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     Ok(Booted { job: computed, state, restored })
 }
 
-fn network(order: &Order, data: &elastic_loader::Data, samples: usize, build: &Builder) -> Result<Box<dyn Network>> {
-    let built = match (&order.spec.model.kind, build) {
+/// The network of a job for shards of `samples`.
+pub fn network(
+    spec: &JobSpec,
+    data: &elastic_loader::Data,
+    samples: usize,
+    build: &Builder,
+) -> Result<Box<dyn Network>> {
+    let built = match (&spec.model.kind, build) {
         (ModelKind::Own { params, .. }, Some(build)) => build(&data.shape(), samples, params),
         (ModelKind::Own { program, .. }, None) => {
             bail!("model.kind = \"own\" is trained by its own program ({program}), not by `elastic worker`")

@@ -58,7 +58,7 @@ impl Job {
 
     /// Most shards of a unit: those whose leaves are computed and added in one call.
     pub fn unit_max(&self) -> usize {
-        self.network.shards_max().min(usize::from(self.plan.shards))
+        unit_of(&*self.network, self.plan.shards.into())
     }
 
     /// What the shards under `unit` contribute to `round`, added along the tree; the floats are written to `out`, all of
@@ -72,28 +72,30 @@ impl Job {
         out: &mut [f32],
     ) -> Tail {
         match self.schedule.kind(round) {
-            Kind::Train(step) => {
-                let mut batch = Batch::default();
-                for shard in unit.range() {
-                    append(&mut batch, self.data.train_batch(&self.plan, step, Shard(shard)));
-                }
-                self.network.sum(scratch, floats, &batch, self.key(step), out)
-            }
+            Kind::Train(step) => self.network.sum(scratch, floats, &self.batch(step, unit), self.key(step), out),
             Kind::Validate(_) => self.validate(scratch, floats, unit),
         }
     }
 
-    /// One shard's leaf of a step, with a look at each op; None where the network cannot show its ops.
-    pub fn look(
+    /// The samples of a unit's shards, one behind the other.
+    pub fn batch(&self, step: Step, unit: TreeNode) -> Batch {
+        let mut batch = Batch::default();
+        for shard in unit.range() {
+            append(&mut batch, self.data.train_batch(&self.plan, step, Shard(shard)));
+        }
+        batch
+    }
+
+    /// The sum of a unit's leaves of a step, with a look at each op; None where the network cannot show its ops.
+    pub fn sum_seen(
         &self,
         scratch: &mut (dyn Any + Send),
         floats: &[f32],
-        (step, shard): (Step, Shard),
+        (step, batch): (Step, &Batch),
         out: &mut [f32],
         watch: &mut dyn Watch,
     ) -> Option<Tail> {
-        let batch = self.data.train_batch(&self.plan, step, shard);
-        self.network.sum_seen(scratch, floats, &batch, self.key(step), out, watch)
+        self.network.sum_seen(scratch, floats, batch, self.key(step), out, watch)
     }
 
     fn key(&self, step: Step) -> LeafKey {
@@ -184,6 +186,11 @@ impl Job {
         state.rows.push(Row { train: tail, lr, grad_norm: report.grad_norm, validation: Tail::default() });
         Ok(())
     }
+}
+
+/// Most of `shards` that the network takes in one call.
+pub fn unit_of(network: &dyn Network, shards: usize) -> usize {
+    network.shards_max().min(shards)
 }
 
 /// Puts `next` behind the samples of `batch`.

@@ -9,6 +9,7 @@
 //! | [`agent_link`], [`status`] | status up, orders down |
 //! | [`member_loop`] | the one task that owns the member |
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
+//! | [`memory`], [`profile`] | what a worker will hold, and where the time of a step goes: without a cluster |
 //! | [`not_finite`] | a step whose gradient is not finite: what is told of it |
 //! | [`sums`] | owned chunks, added up beside it |
 //! | [`publisher`], [`contents`], [`rows`], [`run_dir`] | checkpoints and the event log, written beside it |
@@ -22,8 +23,10 @@ mod fail;
 mod fault;
 mod job;
 mod member_loop;
+pub mod memory;
 mod not_finite;
 mod pool;
+pub mod profile;
 mod publisher;
 mod rows;
 mod run_dir;

@@ -5,6 +5,7 @@
 //! step's shards once more, one by one and in order, so it tells the same on every member, too.
 
 use crate::job::Job;
+use elastic_spec::tree::TreeNode;
 use elastic_spec::{Shard, Step};
 use elastic_tensor::exec::{At, Phase, Watch};
 use elastic_tensor::{ParamInfo, StateLayout};
@@ -84,7 +85,8 @@ pub fn origin(job: &Job, scratch: &mut (dyn Any + Send), floats: &[f32], step: S
     let mut leaf = vec![0.0; layout.reduced_floats()];
     for shard in 0..job.plan.shards {
         let mut first = First::default();
-        if job.look(scratch, floats, (step, Shard(shard)), &mut leaf, &mut first).is_none() {
+        let batch = job.batch(step, TreeNode::leaf(Shard(shard)));
+        if job.sum_seen(scratch, floats, (step, &batch), &mut leaf, &mut first).is_none() {
             return "which op it came from, this model cannot show".into();
         }
         alive();

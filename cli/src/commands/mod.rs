@@ -10,6 +10,7 @@ mod drain;
 mod jobs;
 mod logs;
 mod nodes;
+mod profile;
 mod scale;
 mod status;
 mod submit;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Outcome {
     match command {
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Profile(args) => profile::run(args),
         command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
     }
 }
@@ -40,6 +42,6 @@ async fn run_async(command: Command) -> Outcome {
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Dev(args) => dev::run(args).await,
-        Command::Checkpoint(_) | Command::Completions(_) | Command::Worker => Ok(Exit::Ok),
+        Command::Checkpoint(_) | Command::Completions(_) | Command::Profile(_) | Command::Worker => Ok(Exit::Ok),
     }
 }

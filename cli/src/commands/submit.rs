@@ -15,6 +15,7 @@ use elastic_proto::client::Coordinator;
 use elastic_spec::api::{JobState, JobStatus, Submit};
 use elastic_spec::job::{JobSpec, ModelKind};
 use elastic_spec::{JobId, NodeId};
+use elastic_worker::memory::{self, Memory};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ const HOLD: Duration = Duration::from_secs(10);
 
 pub async fn run(args: args::Submit) -> Outcome {
     let since = Instant::now();
-    let file = match job_file::read(&args)? {
+    let file = match job_file::read(&args.file, &args.set, args.workers)? {
         Read::Good(file) => *file,
         Read::Bad(mistakes) => {
             mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
@@ -43,6 +44,12 @@ pub async fn run(args: args::Submit) -> Outcome {
         match args.json {
             true => show::out(&format!("{}\n", file.spec.canonical_json()))?,
             false => show::out(&file.spec.to_toml_resolved())?,
+        }
+        // The inputs of a job for a cluster need not be here; then nothing is known of its size.
+        match planned(&file.spec) {
+            Ok(Some(memory)) => eprintln!("{}", memory_of_each(&memory)),
+            Ok(None) => {}
+            Err(why) => eprintln!("planned memory is not known: {why:#}"),
         }
         return Ok(Exit::Ok);
     }
@@ -67,12 +74,27 @@ async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, sin
         return Err(mistake(anyhow!(why)).into());
     }
     inputs::find_here(&mut file.spec)?;
+    // What is wrong with model and data together, a worker tells.
+    if let Ok(Some(memory)) = planned(&file.spec) {
+        let fits = memory.check(slots(args, &file.spec), memory::room(), &file.spec);
+        fits.map_err(|why| mistake(anyhow!(why)).context("not enough memory"))?;
+        eprintln!("{}", memory_of_each(&memory));
+    }
     let _lock = resume.as_ref().map(|run| take_run(&args.runs, run)).transpose()?;
     let place = Place::make(&args.runs)?;
     logging::to_file(&place.path().join("elastic.log"))?;
     let outcome = in_place(args, &file, resume, since, &place).await;
     place.remove();
     Ok(outcome?)
+}
+
+/// What a worker will hold; None of a model of the user's own, which only its program knows.
+fn planned(spec: &JobSpec) -> Result<Option<Memory>> {
+    Memory::of_job(spec, &|path| PathBuf::from(path))
+}
+
+fn memory_of_each(memory: &Memory) -> String {
+    format!("planned memory of a worker, besides the data: {}", memory.words())
 }
 
 /// A run to go on with: nobody else trains it as long as the returned file is open.
@@ -253,6 +275,10 @@ async fn on_cluster(
     let mut spec = file.spec;
     let found = inputs::find(&spec)?;
     inputs::fix_digest(&mut spec, &found)?;
+    // What is only on the nodes cannot be asked about here.
+    if let (true, Ok(Some(memory))) = (found.iter().all(|input| input.bytes.is_some()), planned(&spec)) {
+        eprintln!("{}", memory_of_each(&memory));
+    }
     let coordinator = cluster.connect().await?;
     let blobs = inputs::upload(&coordinator, found, |line| eprintln!("{line}")).await?;
     if let ModelKind::Own { program, .. } = &spec.model.kind {

@@ -16,12 +16,13 @@ pub(crate) struct Input {
 
 /// All files of the data, in the order in which their digest is taken.
 pub(crate) fn read(data: &DataSpec, files: &dyn Fn(&str) -> PathBuf) -> Result<Vec<Input>, LoaderError> {
-    let read = |input: elastic_spec::job::Input<'_>| {
-        let path = files(input.path);
-        let bytes = read_file(&path).map_err(|source| LoaderError::Unreadable { path: path.clone(), source })?;
-        Ok(Input { key: input.key, path, bytes })
-    };
-    data.inputs().into_iter().map(read).collect()
+    data.inputs().into_iter().map(|input| one(input.key, files(input.path))).collect()
+}
+
+/// The file of one key.
+pub(crate) fn one(key: &'static str, path: PathBuf) -> Result<Input, LoaderError> {
+    let bytes = read_file(&path).map_err(|source| LoaderError::Unreadable { path: path.clone(), source })?;
+    Ok(Input { key, path, bytes })
 }
 
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {

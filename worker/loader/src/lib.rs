@@ -10,11 +10,13 @@ mod order;
 mod rows_csv;
 mod rows_npy;
 mod samples;
+mod shape;
 mod synthetic;
 mod text;
 mod tokenizer;
 
 pub use batches::{Plan, ValidationBatches, epoch_of};
+pub use shape::shape;
 
 use elastic_spec::Digest;
 use elastic_spec::batch::DataShape;

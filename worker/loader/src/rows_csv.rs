@@ -48,6 +48,17 @@ pub(crate) fn read(bytes: &[u8], columns: &Columns) -> Result<Samples, String> {
     }
 }
 
+/// Numbers of one sample, by the first line.
+pub(crate) fn width(bytes: &[u8], header: bool) -> Result<usize, String> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(header).flexible(true).from_reader(bytes);
+    let mut record = csv::ByteRecord::new();
+    match reader.read_byte_record(&mut record) {
+        Ok(true) if record.len() > 1 => Ok(record.len() - 1),
+        Ok(_) => Err("has no line of at least two columns".to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The line that a record is on. The reader's own count stops before the empty lines that it skips.
 fn line_of(record: &csv::ByteRecord, bytes: &[u8]) -> u64 {
     let Some(position) = record.position() else { return 0 };

@@ -59,6 +59,11 @@ pub(crate) fn features(bytes: &[u8], scale: f32) -> Result<Features, String> {
     Ok(Features { samples, width, numbers })
 }
 
+/// Numbers of one sample.
+pub(crate) fn width(bytes: &[u8]) -> Result<usize, String> {
+    Ok(array(bytes)?.shape.iter().skip(1).product())
+}
+
 /// The samples of both arrays; `classes_bytes` of shape (samples).
 pub(crate) fn join(features: Features, classes_bytes: &[u8], class_count: u32) -> Result<Samples, String> {
     let array = array(classes_bytes)?;

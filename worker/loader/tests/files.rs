@@ -1,6 +1,6 @@
 //! Files as people have them: packed, cut off, changed, missing.
 
-use elastic_loader::{LoaderError, Plan, digest, open};
+use elastic_loader::{LoaderError, Plan, digest, open, shape};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{JobSpec, ParseContext, parse};
 use elastic_spec::{Digest, Shard, Step};
@@ -113,6 +113,41 @@ fn a_tokenized_text_has_the_tokenizers_vocabulary() {
     let spec = spec("kind = \"text\"\npath = \"a.txt\"\ntokenizer = \"t.json\"");
     let data = open(&spec, &files).unwrap();
     assert_eq!(data.shape(), DataShape::Tokens { vocab: 400, context: 4 });
+}
+
+#[test]
+fn the_shape_is_known_from_the_begin_of_a_file_and_is_the_one_that_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = |path: &str| folder.path().join(path);
+    let npy = |shape: &str, bytes: usize| {
+        let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
+        [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &vec![1; bytes]].concat()
+    };
+    let long = format!("\n\n{}", "1,2,3,0\n".repeat(50_000));
+    std::fs::write(files("a.csv"), &long).unwrap();
+    std::fs::write(files("packed.csv"), packed(long.as_bytes())).unwrap();
+    std::fs::write(files("head.csv"), format!("a,b,c,class\n{long}")).unwrap();
+    std::fs::write(files("x.npy"), npy("(4, 2, 3)", 24)).unwrap();
+    std::fs::write(files("y.npy"), npy("(4,)", 4)).unwrap();
+    std::fs::write(files("a.txt"), "seven and five make twelve. ".repeat(20)).unwrap();
+    std::fs::write(files("t.json"), include_bytes!("tokenizers/gpt2.json")).unwrap();
+    for data in [
+        "kind = \"csv\"\npath = \"a.csv\"\nclasses = 3",
+        "kind = \"csv\"\npath = \"packed.csv\"\nclasses = 3",
+        "kind = \"csv\"\npath = \"head.csv\"\nheader = true\nclasses = 3",
+        "kind = \"npy\"\nx = \"x.npy\"\ny = \"y.npy\"\nclasses = 3",
+        "kind = \"text\"\npath = \"a.txt\"",
+        "kind = \"text\"\npath = \"a.txt\"\ntokenizer = \"t.json\"",
+        "kind = \"synthetic\"\nsamples = 9\nfeatures = 5\nclasses = 4",
+    ] {
+        let spec = spec(data);
+        assert_eq!(shape(&spec, &files).unwrap(), open(&spec, &files).unwrap().shape(), "{data}");
+    }
+    std::fs::write(files("a.csv"), "").unwrap();
+    let told = shape(&csv(), &files).unwrap_err().to_string();
+    assert!(told.ends_with("a.csv: has no line of at least two columns"), "{told}");
+    std::fs::remove_file(files("a.csv")).unwrap();
+    assert!(matches!(shape(&csv(), &files), Err(LoaderError::Unreadable { .. })));
 }
 
 #[test]
