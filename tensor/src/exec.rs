@@ -47,6 +47,7 @@ pub fn run<F: Real>(plan: &Plan, scratch: &mut Scratch<F>, bound: &Bound<'_, F>,
     for step in &plan.steps {
         run_step(step, scratch, bound, out);
     }
+    scratch.work.level();
 }
 
 /// Sees each step of a plan as it runs. Looking changes no bit.

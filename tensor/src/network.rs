@@ -234,7 +234,7 @@ impl Compiled {
         }
         out[end..].fill(0.0);
         let _ieee = Ieee::enter();
-        tail_of(&self.pass(&self.train, scratch, call, out))
+        self.pass(&self.train, scratch, call, out, tail_of)
     }
 
     /// How many shards the batch holds.
@@ -252,8 +252,15 @@ impl Compiled {
         shards
     }
 
-    /// Runs the batch; one tail a shard.
-    fn pass(&self, passes: &[Pass], scratch: &mut dyn Any, call: Call<'_>, out: &mut [f32]) -> Vec<Tail> {
+    /// Runs the batch, and gives what `ask` makes of the shards' tails, each found by its number.
+    fn pass<T>(
+        &self,
+        passes: &[Pass],
+        scratch: &mut dyn Any,
+        call: Call<'_>,
+        out: &mut [f32],
+        ask: impl FnOnce(Range<usize>, &dyn Fn(usize) -> Tail) -> T,
+    ) -> T {
         let Call { state, batch, key, watch } = call;
         let shards = self.shards(state, batch);
         let pass = passes.get(shards.ilog2() as usize);
@@ -277,7 +284,7 @@ impl Compiled {
                 correct: kept(pass.correct)[rows].iter().filter(|x| **x != 0.0).count() as u64,
             }
         };
-        (0..shards).map(tail).collect()
+        ask(0..shards, &tail)
     }
 }
 
@@ -301,12 +308,12 @@ fn passes(trace: &Trace, out: &[(Value, usize)], offsets: &[usize], samples: usi
 }
 
 /// The tree's sum of the tails of 2^j shards.
-fn tail_of(tails: &[Tail]) -> Tail {
-    match tails {
-        [one] => *one,
-        _ => {
-            let (left, right) = tails.split_at(tails.len() / 2);
-            tail_of(left).add(tail_of(right))
+fn tail_of(shards: Range<usize>, tail: &dyn Fn(usize) -> Tail) -> Tail {
+    match shards.len() {
+        1 => tail(shards.start),
+        len => {
+            let middle = shards.start + len / 2;
+            tail_of(shards.start..middle, tail).add(tail_of(middle..shards.end, tail))
         }
     }
 }
@@ -359,7 +366,9 @@ impl Network for Compiled {
     fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail> {
         let _ieee = Ieee::enter();
         let key = LeafKey { seed: 0, step: 0, scale: 0.0, label_smoothing: 0.0 };
-        self.pass(&self.evaluate, scratch, Call { state, batch, key, watch: None }, &mut [])
+        self.pass(&self.evaluate, scratch, Call { state, batch, key, watch: None }, &mut [], |shards, tail| {
+            shards.map(tail).collect()
+        })
     }
 
     fn arena_floats(&self, shards: usize) -> usize {

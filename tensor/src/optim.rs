@@ -7,7 +7,7 @@
 //! Memory is read twice: once for the norm, which clipping must know before anything moves, and once for the update,
 //! which corrects and clips each gradient again as it goes by (32 bytes a parameter for Adam).
 
-use crate::network::{RunningPair, StateLayout};
+use crate::network::{ParamInfo, RunningPair, StateLayout};
 use crate::real::sum;
 use crate::simd::{Set, vectorised};
 use crate::team::Team;
@@ -89,7 +89,7 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
     }
     let clip = clip_norm.map_or(1.0, |largest| largest / (grad_norm + 1e-6)).min(1.0) as f32;
     let grads = Grads { sums: grads, correction, clip };
-    let (rates, runs) = (Rates::new(optimizer, step, lr), Runs::new(layout));
+    let (rates, runs) = (Rates::new(optimizer, step, lr), Runs(&layout.params));
     let p = &mut state[..params];
     match (optimizer, moments) {
         (Optimizer::Sgd { .. }, []) => team.chunks(p, CHUNK, |_, i, p| {
@@ -119,29 +119,26 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
 const CHUNK: usize = 16 << 10;
 
 /// Trainable parameters, neighbours with the same decay taken as one.
-struct Runs(Vec<(Range<usize>, bool)>);
+struct Runs<'a>(&'a [ParamInfo]);
 
-impl Runs {
-    fn new(layout: &StateLayout) -> Runs {
-        let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
-        for info in layout.params.iter().filter(|p| p.trainable) {
-            let end = info.offset + info.len;
-            match runs.last_mut() {
-                Some((run, decays)) if run.end == info.offset && *decays == info.decay => run.end = end,
-                _ => runs.push((info.offset..end, info.decay)),
-            }
-        }
-        Runs(runs)
-    }
-
+impl Runs<'_> {
     /// The runs' parts in a chunk of `len` parameters: in the chunk, in the whole vector, and whether they decay.
     fn each(&self, chunk: usize, len: usize, mut part: impl FnMut(Range<usize>, Range<usize>, bool)) {
         let (start, end) = (chunk * CHUNK, chunk * CHUNK + len);
-        let first = self.0.partition_point(|(run, _)| run.end <= start);
-        for (run, decays) in self.0[first..].iter().take_while(|(run, _)| run.start < end) {
-            let at = run.start.max(start)..run.end.min(end);
-            part(at.start - start..at.end - start, at, *decays);
+        let mut part = |run: Range<usize>, decays| part(run.start - start..run.end - start, run, decays);
+        let mut open: Option<(Range<usize>, bool)> = None;
+        let first = self.0.partition_point(|info| info.offset + info.len <= start);
+        let here = self.0[first..].iter().take_while(|info| info.offset < end).filter(|info| info.trainable);
+        for info in here {
+            let at = info.offset.max(start)..(info.offset + info.len).min(end);
+            match &mut open {
+                Some((run, decays)) if run.end == at.start && *decays == info.decay => run.end = at.end,
+                _ => {
+                    open.replace((at, info.decay)).into_iter().for_each(|(run, decays)| part(run, decays));
+                }
+            }
         }
+        open.into_iter().for_each(|(run, decays)| part(run, decays));
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! A value lies in the arena, in the caller's state or output vector, or in the batch. Reshapes share their
 //! input's memory. Gradients are written straight into the output vector where nobody else reads them.
-//! `exec` runs the plan; the plan itself never changes.
+//! `exec` runs the plan; the plan itself never changes. Every plan is proved to keep values apart before it is used.
+
+mod check;
 
 use crate::graph::{Graph, OneByOne, Source, Type, Value};
 use crate::ops::{Copy, IO_MAX, Op};
@@ -78,12 +80,16 @@ impl Plan {
             }
         }
         let place = |v: Value| places[names.root(v).0].clone().expect("a live value has its place");
-        let steps = live.iter().map(|node| step(&graph, *node, &place)).collect();
+        let steps: Vec<Step> = live.iter().map(|node| step(&graph, *node, &place)).collect();
         let kept = goal.keep.iter().zip(&keep).map(|(asked, v)| match place(*v) {
             Place::Arena(range) => (*asked, range),
             other => unreachable!("a kept value was copied into the arena, not {other:?}"),
         });
-        let kept = kept.collect();
+        let kept: Vec<(Value, Range<usize>)> = kept.collect();
+        let kept_places: Vec<_> = kept.iter().map(|(_, range)| range.clone()).collect();
+        if let Err(mistake) = check::check(&steps, arena.size, &kept_places) {
+            panic!("a plan keeps values apart: {mistake}");
+        }
         let mut written: Vec<_> = out.iter().map(|(v, at)| *at..at + graph.ty(*v).len()).collect();
         written.sort_by_key(|range| range.start);
         Plan { steps, arena: arena.size, written, kept }

@@ -9,7 +9,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 
 mod chunks;
 mod parts;
@@ -76,13 +76,20 @@ impl Team {
             bed: Mutex::new(()),
             bell: Condvar::new(),
         });
+        let threads = threads.max(1);
+        // A system that starts threads late allocates for them late, in the middle of a step.
+        let started = Arc::new(Barrier::new(threads));
         let start = |number: usize| {
-            let shared = shared.clone();
-            let name = format!("kernel-{number}");
-            let thread = std::thread::Builder::new().name(name).spawn(move || shared.help(number));
+            let (shared, started) = (shared.clone(), started.clone());
+            let thread = std::thread::Builder::new().name(format!("kernel-{number}")).spawn(move || {
+                started.wait();
+                drop(started);
+                shared.help(number);
+            });
             thread.expect("the system starts a thread")
         };
-        let helpers = (1..threads.max(1)).map(start).collect();
+        let helpers = (1..threads).map(start).collect();
+        started.wait();
         Team { shared, helpers }
     }
 

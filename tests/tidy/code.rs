@@ -30,6 +30,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/src/float_mode.rs", "reads and sets the processor's floating-point mode"),
     ("tensor/tests/traps_flush.rs", "sets the processor's floating-point mode as a foreign library would"),
     ("tensor/src/peak.rs", "measures what the vector instructions can do at most"),
+    ("tensor/models/tests/allocations.rs", "counts what a step allocates"),
 ];
 
 /// (word, why not): nowhere.

@@ -59,8 +59,8 @@ pub struct Gemm<'a, F> {
 /// Room for packed panels, kept between calls.
 #[derive(Debug, Default)]
 pub struct Pack<F> {
-    a: Vec<F>,
-    b: Vec<F>,
+    pub(crate) a: Vec<F>,
+    pub(crate) b: Vec<F>,
     /// What a team packed for all of its threads.
     pub(crate) shared_a: Vec<F>,
     pub(crate) shared_b: Vec<F>,

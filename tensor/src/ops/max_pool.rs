@@ -15,15 +15,17 @@ pub struct MaxPool {
 impl MaxPool {
     pub(super) fn out(self, x: &Type) -> Result<Vec<usize>, String> {
         expect_axes(&[x], 0, "the input", "sample, channel, height, width")?;
-        let mut shape = x.shape.clone();
-        for axis in [2, 3] {
-            let rest = shape[axis].checked_sub(self.kernel).filter(|_| self.kernel > 0 && self.stride > 0);
-            let rest = rest.ok_or_else(|| {
-                format!("axis {axis} of the input {x} is {}, less than the window's {}", x.shape[axis], self.kernel)
-            })?;
-            shape[axis] = rest / self.stride + 1;
-        }
-        Ok(shape)
+        let windows = [self.along(x, 2)?, self.along(x, 3)?];
+        Ok([&x.shape[..2], &windows].concat())
+    }
+
+    /// Windows along an axis.
+    pub(super) fn along(self, x: &Type, axis: usize) -> Result<usize, String> {
+        let rest = x.shape[axis].checked_sub(self.kernel).filter(|_| self.kernel > 0 && self.stride > 0);
+        let rest = rest.ok_or_else(|| {
+            format!("axis {axis} of the input {x} is {}, less than the window's {}", x.shape[axis], self.kernel)
+        })?;
+        Ok(rest / self.stride + 1)
     }
 }
 

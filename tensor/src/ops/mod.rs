@@ -130,6 +130,18 @@ impl<F: Real> Work<F> {
         Work { rooms: (0..team.threads()).map(|_| Room::default()).collect(), team }
     }
 
+    /// Gives every thread as much room as one of them needed: who gets which task is chance, and a later run must not
+    /// find a room too small.
+    pub(crate) fn level(&mut self) {
+        let fields: [fn(&mut Room<F>) -> &mut Vec<F>; 4] =
+            [|r| &mut r.pack.a, |r| &mut r.pack.b, |r| &mut r.columns, |r| &mut r.sums];
+        // What is packed for all lies in the first room alone.
+        for field in fields {
+            let largest = self.rooms.iter_mut().map(|room| field(room).len()).max().unwrap_or(0);
+            self.rooms.iter_mut().for_each(|room| crate::memory::grow(field(room), largest));
+        }
+    }
+
     /// A product on all threads.
     pub fn gemm(&mut self, gemm: Gemm<'_, F>, c: &mut [F], stride: usize) {
         F::product(TeamGemm { gemm, shards: 1, bias: &[] }, c, stride, self);

@@ -18,9 +18,9 @@ pub(super) const LINE: usize = 64;
 
 impl Windows {
     pub(super) fn new(pool: MaxPool, image: &Type) -> Windows {
-        let out = pool.out(image).expect("checked when the graph was built");
+        let out = |axis| pool.along(image, axis).expect("checked when the graph was built");
         let MaxPool { kernel, stride } = pool;
-        Windows { kernel, stride, image: (image.shape[2], image.shape[3]), out: (out[2], out[3]) }
+        Windows { kernel, stride, image: (image.shape[2], image.shape[3]), out: (out(2), out(3)) }
     }
 
     pub(super) fn image_len(self) -> usize {
