@@ -72,6 +72,14 @@ fn flops(step: &Step) -> u64 {
         Op::BatchNormEval(_) => 4 * x(0),
         Op::LayerNormGrad(_) | Op::BatchNormGrad(_) => 14 * x(0),
         Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => 4 * x(0),
+        // a: (batch, m, k) or (batch, k, m)
+        Op::BatchMatMul(op) => 2 * y * axis(0, if op.a_transposed { 1 } else { 2 }),
+        Op::Each(_) => y,
+        Op::Reduce(_) | Op::ArgMax(_) => x(0),
+        Op::Softmax(_) | Op::SoftmaxGrad(_) => 4 * y,
+        Op::TakeGrad(_) | Op::GatherGrad(_) => x(0),
+        Op::BroadcastTo(_) | Op::Permute(_) | Op::Slice(_) | Op::SliceGrad(_) | Op::Concat(_) | Op::Fill(_) => 0,
+        Op::Take(_) | Op::Gather(_) => 0,
     }
 }
 

@@ -134,6 +134,7 @@ fn run_step<F: Real>(step: &Step, scratch: &mut Scratch<F>, bound: &Bound<'_, F>
             Place::Features => x[slot] = bound.features,
             Place::Tokens => ints[slot] = bound.tokens,
             Place::Targets => ints[slot] = bound.targets,
+            Place::Integers(range) => ints[slot] = &bound.tokens[range.clone()],
             Place::Out(_) => unreachable!("the planner copies an output that others read"),
         }
     }

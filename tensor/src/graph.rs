@@ -62,6 +62,8 @@ pub enum Source {
     Features,
     Tokens,
     Targets,
+    /// Integers from this place on in those that are bound as tokens: a captured graph has several such inputs.
+    Integers(usize),
     /// Index into [`Graph::states`].
     State(usize),
     Node {

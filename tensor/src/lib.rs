@@ -14,6 +14,7 @@ mod freeze;
 mod fuse;
 pub mod gemm;
 pub mod graph;
+pub mod half;
 pub mod init;
 pub mod leaves;
 mod math;

@@ -1,4 +1,4 @@
-//! exp, exp2 and ln for f32 by own polynomials, the same bits on every machine.
+//! exp, exp2, ln and tanh for f32 by own polynomials, the same bits on every machine.
 //!
 //! The platform's libm differs between systems, so no tensor kernel calls it. Plain multiplications and
 //! additions without branches: compilers vectorise them and never fuse them. Host scalars in f64 (learning
@@ -65,6 +65,36 @@ pub fn ln(x: f32) -> f32 {
     if x < 0.0 { f32::NAN } else { y }
 }
 
+/// Hyperbolic tangent within 3 ulp, odd, ±1 from 9.02 on. Coefficients: Cephes (Moshier), tanhf.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    let size = f32::from_bits(x.to_bits() & 0x7fff_ffff);
+    // Near 0 the quotient of exponentials would lose its digits.
+    let z = x * x;
+    let mut p = -5.704_988_7e-3;
+    for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_147_9e-1, -3.333_328e-1] {
+        p = p * z + c;
+    }
+    let near = p * z * size + size;
+    let far = 1.0 - 2.0 / (exp(size + size) + 1.0);
+    let y = if size < 0.625 { near } else { far };
+    f32::from_bits(y.to_bits() | (x.to_bits() & 0x8000_0000))
+}
+
+/// x to a whole power by squaring.
+#[inline(always)]
+pub fn whole_power(x: f64, power: i32) -> f64 {
+    let (mut y, mut square, mut rest) = (1.0, x, power.unsigned_abs());
+    while rest > 0 {
+        if rest % 2 == 1 {
+            y *= square;
+        }
+        square *= square;
+        rest /= 2;
+    }
+    if power < 0 { 1.0 / y } else { y }
+}
+
 /// 2^n for an n from -127 (which gives 0) to 128 (infinity) that [`ROUND`] was added to.
 #[inline(always)]
 fn power(shifted: f32) -> f32 {
@@ -113,6 +143,18 @@ mod tests {
         assert_eq!((ln(1.0), ln(0.0), ln(-0.0)), (0.0, f32::NEG_INFINITY, f32::NEG_INFINITY));
         assert_eq!(ln(f32::INFINITY), f32::INFINITY);
         assert!(ln(-1.0).is_nan() && ln(f32::NEG_INFINITY).is_nan() && ln(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_within_three_ulps_and_keeps_its_ends_and_signs() {
+        for i in -1_000_000..1_000_000 {
+            let x = i as f32 * 1e-5;
+            assert!(ulps(tanh(x), libm::tanh(x as f64)) <= 3.0, "tanh({x}) = {}", tanh(x));
+            assert_eq!(tanh(-x).to_bits(), (-tanh(x)).to_bits());
+        }
+        assert_eq!((tanh(f32::INFINITY), tanh(-50.0), tanh(-0.0).to_bits()), (1.0, -1.0, (-0.0f32).to_bits()));
+        assert_eq!(tanh(1e-40), 1e-40);
+        assert!(tanh(f32::NAN).is_nan());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum Place {
     Features,
     Tokens,
     Targets,
+    /// Of the tokens.
+    Integers(Range<usize>),
 }
 
 #[derive(Clone, Debug)]
@@ -191,6 +193,7 @@ fn given(graph: &Graph, goal: &Goal<'_>, value: Value) -> Option<Place> {
         Source::Features => Some(Place::Features),
         Source::Tokens => Some(Place::Tokens),
         Source::Targets => Some(Place::Targets),
+        Source::Integers(at) => Some(Place::Integers(at..at + graph.ty(value).len())),
         Source::State(index) => {
             let start = goal.states[index];
             Some(Place::State(start..start + graph.ty(value).len()))

@@ -36,6 +36,9 @@ pub trait Real:
     fn ln(self) -> Self;
     fn exp2(self) -> Self;
     fn sqrt(self) -> Self;
+    fn tanh(self) -> Self;
+    /// To a power that is fixed when the graph is built.
+    fn pow(self, power: f64) -> Self;
     /// The same products as [`Real::gemm`] of matrices that lie in the cache, read in place.
     fn tile(product: Product<'_, Self>, c: &mut [Self], stride: usize);
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
@@ -88,6 +91,22 @@ impl Real for f32 {
         f32::sqrt(self)
     }
 
+    #[inline(always)]
+    fn tanh(self) -> f32 {
+        crate::math::tanh(self)
+    }
+
+    /// Rounded once, from f64: exp(power · ln x) in f32 would lose as many digits as the power has. Whole powers up
+    /// to 64 are products, which vectorise; their error in f64 is far below what f32 shows.
+    #[inline(always)]
+    fn pow(self, power: f64) -> f32 {
+        if power.abs() <= 64.0 && power == libm::floor(power) {
+            crate::math::whole_power(self as f64, power as i32) as f32
+        } else {
+            libm::pow(self as f64, power) as f32
+        }
+    }
+
     fn tile(product: Product<'_, f32>, c: &mut [f32], stride: usize) {
         tile::fast(product, c, stride);
     }
@@ -136,6 +155,14 @@ impl Real for f64 {
 
     fn sqrt(self) -> f64 {
         f64::sqrt(self)
+    }
+
+    fn tanh(self) -> f64 {
+        libm::tanh(self)
+    }
+
+    fn pow(self, power: f64) -> f64 {
+        libm::pow(self, power)
     }
 
     fn tile(product: Product<'_, f64>, c: &mut [f64], stride: usize) {

@@ -231,10 +231,25 @@ fn way(op: &Op, kinds: &[Kind], types: &[&Type], samples: usize) -> Way {
         Op::LayerNormGrad(_) if kinds == [PerShard, Shared, PerShard, PerShard, PerShard] && axes(0) > 1 => {
             return Way::Summing;
         }
+        // Row by row, wherever axis 0 is nobody's to mix.
+        Op::Each(_) => each_apart(kinds, types),
+        Op::Softmax(_) | Op::SoftmaxGrad(_) => all && axes(0) > 1,
+        Op::Reduce(op) => all && op.from > 0,
         Op::SumLeading(op) if all && op.keep < axes(0) => return Way::Summing,
         _ => false,
     };
     if is_apart { Way::Together } else { Way::OneByOne }
+}
+
+/// Operands of the batch have all axes of the result and its rows, and parameters are repeated over them.
+fn each_apart(kinds: &[Kind], types: &[&Type]) -> bool {
+    let axes = types.iter().map(|ty| ty.shape.len()).max().unwrap_or(0);
+    let rows = types.iter().filter(|ty| ty.shape.len() == axes).map(|ty| ty.shape.first().copied().unwrap_or(1)).max();
+    axes > 0
+        && kinds.iter().zip(types).all(|(kind, ty)| match kind {
+            Kind::PerShard => ty.shape.len() == axes && Some(ty.shape[0]) == rows,
+            Kind::Shared => ty.shape.len() < axes || ty.shape[0] == 1,
+        })
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(super) fn map2<F: Send + Sync + Copy>(
 }
 
 vectorised! {
-    fn map2_chunk[F: Copy, Each: Fn(F, F) -> F](y: &mut [F], a: &[F], b: &[F], f: Each) {
+    pub(super) fn map2_chunk[F: Copy, Each: Fn(F, F) -> F](y: &mut [F], a: &[F], b: &[F], f: Each) {
         for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
             *y = f(*a, *b);
         }

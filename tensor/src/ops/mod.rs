@@ -5,6 +5,7 @@
 
 mod add;
 mod avg_pool;
+mod batch_matmul;
 mod batch_norm;
 mod causal_attention;
 mod conv2d;
@@ -19,16 +20,23 @@ mod linear;
 mod matmul;
 mod max_pool;
 mod mul;
+mod pointwise;
+mod reduce;
 mod relu;
 mod reshape;
 mod scale;
 mod seed;
+mod softmax;
 mod sum_leading;
 mod sum_leaves;
+mod take;
+mod view;
+mod walk;
 mod windows;
 
 pub use add::Add;
 pub use avg_pool::{AvgPool, AvgPoolGrad};
+pub use batch_matmul::BatchMatMul;
 pub use batch_norm::{BatchNorm, BatchNormEval, BatchNormGrad};
 pub use causal_attention::{CausalAttention, CausalAttentionGrad};
 pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight};
@@ -42,12 +50,18 @@ pub use linear::{Linear, LinearGradWeight};
 pub use matmul::MatMul;
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use mul::Mul;
+pub use pointwise::Each;
+pub use reduce::{ArgMax, Reduce, ReduceKind};
 pub use relu::{Relu, ReluGrad};
 pub use reshape::Reshape;
 pub use scale::Scale;
 pub use seed::Seed;
+pub use softmax::{Softmax, SoftmaxGrad};
 pub use sum_leading::SumLeading;
 pub use sum_leaves::SumLeaves;
+pub use take::{Gather, GatherGrad, Take, TakeGrad};
+pub use view::{BroadcastTo, Concat, Fill, Permute, Range, Slice, SliceGrad};
+pub use walk::{AXES_MAX, broadcast_shape};
 
 use crate::gemm::{Gemm, Pack, TeamGemm};
 use crate::graph::{Graph, Node, ShapeError, Type, Value};
@@ -191,13 +205,17 @@ macro_rules! ops {
 
 ops!(
     Add,
+    ArgMax,
     AvgPool,
     AvgPoolGrad,
+    BatchMatMul,
     BatchNorm,
     BatchNormEval,
     BatchNormGrad,
+    BroadcastTo,
     CausalAttention,
     CausalAttentionGrad,
+    Concat,
     Conv2d,
     Conv2dGradBias,
     Conv2dGradInput,
@@ -206,8 +224,12 @@ ops!(
     CrossEntropy,
     CrossEntropyGrad,
     Dropout,
+    Each,
     Embedding,
     EmbeddingGrad,
+    Fill,
+    Gather,
+    GatherGrad,
     Gelu,
     GeluGrad,
     LayerNorm,
@@ -218,13 +240,21 @@ ops!(
     MaxPool,
     MaxPoolGrad,
     Mul,
+    Permute,
+    Reduce,
     Relu,
     ReluGrad,
     Reshape,
     Scale,
     Seed,
+    Slice,
+    SliceGrad,
+    Softmax,
+    SoftmaxGrad,
     SumLeading,
     SumLeaves,
+    Take,
+    TakeGrad,
 );
 
 /// `wanted` shape for input `index` called `name`, or an error that names the axis that differs.

@@ -114,6 +114,79 @@ fn norms_losses_pools_and_dropout_have_one_result() {
 }
 
 #[test]
+fn broadcast_and_moved_elements_have_one_result() {
+    let long = 2 * each::CHUNK + 3;
+    for shapes in [[&[long][..], &[long]], [&[long], &[]], [&[], &[long]], [&[700, 53], &[53]], [&[300, 1], &[1, 90]]] {
+        for f in
+            [Each::Add, Each::Sub, Each::Mul, Each::Div, Each::Max, Each::Min, Each::Lt, Each::TanhGrad, Each::SiluGrad]
+        {
+            check(&case(Op::Each(f), &shapes));
+        }
+    }
+    check(&case(Op::Each(Each::Where), &[&[300, 1], &[1, 90], &[]]));
+    check(&case(Op::Each(Each::Add), &[&[0, 3], &[1, 3]]));
+    let half = crate::half::Half::Bf16;
+    for f in [
+        Each::Exp,
+        Each::Ln,
+        Each::Sqrt,
+        Each::Tanh,
+        Each::Sigmoid,
+        Each::Silu,
+        Each::Pow(3.0),
+        Each::Pow(0.3),
+        Each::Round(half),
+    ] {
+        check(&case(Op::Each(f), &[&[long]]));
+    }
+    check(&case(Op::Permute(Permute { axes: vec![2, 0, 1] }), &[&[31, 70, 17]]));
+    let ranges = vec![Range { start: 30, step: -3, len: 9 }, Range { start: 2, step: 2, len: 30 }];
+    let slice = Slice { ranges };
+    check(&case(Op::Slice(slice.clone()), &[&[31, 70]]));
+    check(&case(Op::SliceGrad(SliceGrad { slice, shape: vec![31, 70] }), &[&[9, 30]]));
+}
+
+#[test]
+fn reductions_have_one_result_and_lie_where_they_may() {
+    for (shape, from, to) in [
+        (&[5usize, 9_001][..], 1, 2),
+        (&[9_001, 5], 0, 1),
+        (&[3, 4_500, 70], 1, 2),
+        (&[40_000], 0, 1),
+        (&[7, 0, 3], 1, 2),
+        (&[2, 3, 5, 7], 1, 3),
+    ] {
+        for kind in [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::Max, ReduceKind::Min] {
+            if shape.contains(&0) && matches!(kind, ReduceKind::Max | ReduceKind::Min) {
+                continue;
+            }
+            check(&case(Op::Reduce(Reduce { kind, from, to }), &[shape]));
+        }
+    }
+    check(&case(Op::ArgMax(ArgMax { axis: 1, smallest: false }), &[&[300, 70, 3]]));
+    for log in [false, true] {
+        check(&case(Op::Softmax(Softmax { log }), &[&[600, 41]]));
+        check(&case(Op::SoftmaxGrad(SoftmaxGrad { log }), &[&[600, 41], &[600, 41]]));
+    }
+    check(&case(
+        Op::BatchMatMul(BatchMatMul { a_transposed: true, b_transposed: true }),
+        &[&[3, 40, 33], &[3, 50, 40]],
+    ));
+}
+
+#[test]
+fn a_lines_sum_is_the_same_whichever_axis_it_lies_along() {
+    for n in [1, 15, 4_096, 4_097, 9_000] {
+        let line = case(Op::Reduce(Reduce { kind: ReduceKind::Sum, from: 1, to: 2 }), &[&[3, n]]);
+        let floats = inputs(&line.x);
+        let along = run_on(&line, Isa::here()[0], ALONE, &floats);
+        let column = case(Op::Reduce(Reduce { kind: ReduceKind::Sum, from: 0, to: 1 }), &[&[n, 3]]);
+        let turned = vec![(0..3 * n).map(|i| floats[0][i % 3 * n + i / 3]).collect()];
+        assert_eq!(run_on(&column, Isa::here()[0], ALONE, &turned), along, "{n}");
+    }
+}
+
+#[test]
 fn norm_gradients_of_shards_together_are_the_trees_sum_of_each_alone() {
     const SHARDS: usize = 4;
     for (rows, cols) in [(1, 5), (3, 100)] {

@@ -76,6 +76,31 @@ impl Module for Odd {
     }
 }
 
+/// Ops that eager code brings, of the batch and of parameters, with and without the batch axis.
+struct Free;
+
+impl Module for Free {
+    fn forward(&self, nn: &Scope, x: Tensor) -> Result<Tensor> {
+        use crate::ops::{Each, Permute, Range, Reduce, ReduceKind, Slice, Softmax};
+        let normal = Init::Normal { std: 0.4 };
+        let one = |x: &Tensor, op: Op, others: &[&Tensor]| Ok(x.apply(op, "free", others)?.swap_remove(0));
+        let each = |f: Each, x: &Tensor, others: &[&Tensor]| one(x, Op::Each(f), others);
+        let (rows, gain) = (x.shape()[0], nn.param("gain", &[1, 36], normal)?);
+        let x = each(Each::Tanh, &each(Each::Mul, &x, &[&gain])?, &[])?;
+        // The mean of each row, and one over the shard's rows.
+        let mean =
+            |x: &Tensor, from: usize| one(x, Op::Reduce(Reduce { kind: ReduceKind::Mean, from, to: from + 1 }), &[]);
+        let x = each(Each::Sub, &x, &[&mean(&x, 1)?.reshape(&[rows, 1])?])?;
+        let x = each(Each::Silu, &each(Each::Add, &x, &[&mean(&x, 0)?])?, &[])?;
+        let shares = one(&nn.linear("in", &x, 12)?, Op::Softmax(Softmax { log: false }), &[])?;
+        let turned = one(&shares, Op::Permute(Permute { axes: vec![1, 0] }), &[])?;
+        let turned = each(Each::Exp, &each(Each::Max, &turned, &[&nn.param("floor", &[12, 1], normal)?])?, &[])?;
+        let back = one(&turned, Op::Permute(Permute { axes: vec![1, 0] }), &[])?;
+        let ranges = vec![Range { start: 0, step: 1, len: rows }, Range { start: 11, step: -2, len: 6 }];
+        nn.linear("out", &one(&back, Op::Slice(Slice { ranges }), &[])?, nn.outputs())
+    }
+}
+
 const FEATURES: DataShape = DataShape::Features { features: 36, classes: 3 };
 const TOKENS: DataShape = DataShape::Tokens { vocab: 11, context: 5 };
 const KEY: LeafKey = LeafKey { seed: 5, step: 9, scale: 0.03, label_smoothing: 0.1 };
@@ -207,6 +232,11 @@ fn units_of_a_decoder_with_a_tied_table_have_the_bits_of_single_shards() {
 #[test]
 fn any_other_graph_has_units_with_the_bits_of_single_shards() {
     check_all(&Odd, &FEATURES, &ALL);
+}
+
+#[test]
+fn units_of_a_module_with_eager_ops_have_the_bits_of_single_shards() {
+    check_all(&Free, &FEATURES, &ALL);
 }
 
 #[test]
