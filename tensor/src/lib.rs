@@ -8,6 +8,7 @@
 
 pub mod autograd;
 pub mod cost;
+pub mod eager;
 pub mod exec;
 pub mod float_mode;
 mod freeze;
