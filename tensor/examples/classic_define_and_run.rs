@@ -5,7 +5,7 @@
 
 #[path = "classic_two_layers.rs"]
 #[allow(dead_code, reason = "only its sizes and numbers are used here")]
-mod by_run;
+pub mod by_run;
 
 use by_run::{RATE, SIZES};
 use elastic_tensor::eager::{Captured, DType, Device, Result, gradient_name, trace};

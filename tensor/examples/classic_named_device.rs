@@ -4,7 +4,7 @@
 
 #[path = "classic_define_and_run.rs"]
 #[allow(dead_code, reason = "only its training is used here")]
-mod define_and_run;
+pub mod define_and_run;
 
 use elastic_tensor::eager::Result;
 

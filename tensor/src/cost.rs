@@ -75,6 +75,7 @@ fn flops(step: &Step) -> u64 {
         // a: (batch, m, k) or (batch, k, m)
         Op::BatchMatMul(op) => 2 * y * axis(0, if op.a_transposed { 1 } else { 2 }),
         Op::Each(_) => y,
+        Op::Fused(op) => op.steps.len() as u64 * y,
         Op::Reduce(_) | Op::ArgMax(_) => x(0),
         Op::Softmax(_) | Op::SoftmaxGrad(_) => 4 * y,
         Op::TakeGrad(_) | Op::GatherGrad(_) => x(0),

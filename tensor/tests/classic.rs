@@ -4,8 +4,8 @@
 mod device;
 #[path = "../examples/classic_expression.rs"]
 mod expression;
-#[path = "../examples/classic_two_layers.rs"]
-mod two_layers;
+
+use device::define_and_run::by_run as two_layers;
 
 #[test]
 fn the_gradients_of_a_sum_of_products_are_the_factors() {

@@ -31,6 +31,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/tests/traps_flush.rs", "sets the processor's floating-point mode as a foreign library would"),
     ("tensor/src/peak.rs", "measures what the vector instructions can do at most"),
     ("tensor/models/tests/allocations.rs", "counts what a step allocates"),
+    ("tensor/tests/captured.rs", "counts what is allocated, as the allocator of the test"),
 ];
 
 /// (word, why not): nowhere.

@@ -120,7 +120,7 @@ impl Recording {
         if data.dtype().is_float() {
             let class = data.dtype().class();
             if self.class.replace(Some(class)).is_some_and(|other| other != class) {
-                return capture_error("a captured graph computes in f32 or in f64, not in both; convert outside of it");
+                return two_classes();
             }
         }
         let mut floats = self.floats.borrow_mut();
@@ -138,6 +138,10 @@ impl Recording {
 
 pub(super) fn capture_error<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::Capture(message.into()))
+}
+
+pub(super) fn two_classes<T>() -> Result<T> {
+    capture_error("it computes in f32 or in f64, not in both; convert outside of the capture")
 }
 
 /// A named value of a trace.

@@ -14,6 +14,7 @@ mod cross_entropy;
 mod dropout;
 mod each;
 mod embedding;
+mod fused;
 mod gelu;
 mod layer_norm;
 mod linear;
@@ -44,6 +45,7 @@ pub use copy::Copy;
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad};
 pub use dropout::Dropout;
 pub use embedding::{Embedding, EmbeddingGrad};
+pub use fused::{FUSED_OUTPUTS_MAX, FUSED_STEPS_MAX, Fused, FusedInput, FusedStep};
 pub use gelu::{Gelu, GeluGrad};
 pub use layer_norm::{LayerNorm, LayerNormGrad};
 pub use linear::{Linear, LinearGradWeight};
@@ -228,6 +230,7 @@ ops!(
     Embedding,
     EmbeddingGrad,
     Fill,
+    Fused,
     Gather,
     GatherGrad,
     Gelu,

@@ -147,6 +147,45 @@ fn broadcast_and_moved_elements_have_one_result() {
 }
 
 #[test]
+fn a_fused_loop_has_the_bits_of_its_functions_one_after_the_other() {
+    use FusedInput::{Given, Nothing, Step};
+    let step = |f, x| FusedStep { f, x };
+    let (a, b) = ([200usize, 190], [190usize]);
+    let steps = vec![
+        step(Each::Mul, [Given(0), Given(1), Nothing]),
+        step(Each::Tanh, [Step(0), Nothing, Nothing]),
+        step(Each::Lt, [Step(1), Given(1), Nothing]),
+        step(Each::Where, [Step(2), Step(0), Given(2)]),
+    ];
+    for outputs in [vec![3], vec![1, 3], vec![0, 1, 3]] {
+        let fused = Fused { shape: a.to_vec(), steps: steps.clone(), outputs: outputs.clone() };
+        let fused = case(Op::Fused(fused), &[&a, &b, &[]]);
+        check(&fused);
+        let floats = inputs(&fused.x);
+        let got = run_on(&fused, Isa::here()[0], ALONE, &floats);
+        let mut made: Vec<Vec<f32>> = Vec::new();
+        for FusedStep { f, x } in &steps {
+            let used = x.iter().filter(|x| **x != Nothing);
+            let (shapes, values): (Vec<&[usize]>, Vec<Vec<f32>>) = used
+                .map(|x| match *x {
+                    Given(i) => (&fused.x[i].shape[..], floats[i].clone()),
+                    Step(i) => (&a[..], made[i].clone()),
+                    Nothing => unreachable!("filtered"),
+                })
+                .unzip();
+            let y = run_on(&case(Op::Each(*f), &shapes), Isa::Portable, ALONE, &values).swap_remove(0);
+            made.push(y.into_iter().map(f32::from_bits).collect());
+        }
+        for (got, wanted) in got.iter().zip(outputs) {
+            assert!(
+                got.iter().eq(made[wanted].iter().map(|x| x.to_bits()).collect::<Vec<_>>().iter()),
+                "step {wanted}"
+            );
+        }
+    }
+}
+
+#[test]
 fn reductions_have_one_result_and_lie_where_they_may() {
     for (shape, from, to) in [
         (&[5usize, 9_001][..], 1, 2),
