@@ -131,7 +131,7 @@ pub struct ShapeError {
 /// a failed allocation.
 const ELEMENTS_MAX: usize = 1 << 34;
 
-fn fits(op: &'static str, path: &str, ty: &Type) -> Result<(), ShapeError> {
+pub(crate) fn fits(op: &'static str, path: &str, ty: &Type) -> Result<(), ShapeError> {
     let len = ty.shape.iter().try_fold(1usize, |len, axis| len.checked_mul(*axis));
     match len {
         Some(..=ELEMENTS_MAX) => Ok(()),

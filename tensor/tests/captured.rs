@@ -223,13 +223,14 @@ fn a_wrong_name_shape_or_type_is_told_with_what_there_is() {
     told(captured.carry("loss", "a"), &["`loss` is f32 []", "`a` is f32 [4, 6]"]);
 }
 
+type Function = fn(&[Tensor]) -> Result<Vec<(&'static str, Tensor)>>;
+
 #[test]
 fn what_cannot_be_captured_is_refused_while_it_is_traced() {
-    let refused =
-        |inputs: &[(&str, DType, &[usize])], f: fn(&[Tensor]) -> Result<Vec<(&'static str, Tensor)>>, part| {
-            let error = trace(Device::Cpu, inputs, f).err().expect("it is refused").to_string();
-            assert!(error.contains(part), "{error} lacks {part}");
-        };
+    let refused = |inputs: &[(&str, DType, &[usize])], f: Function, part| {
+        let error = trace(Device::Cpu, inputs, f).err().expect("it is refused").to_string();
+        assert!(error.contains(part), "{error} lacks {part}");
+    };
     let one: &[(&str, DType, &[usize])] = &[("x", DType::F32, &[2])];
     refused(
         one,

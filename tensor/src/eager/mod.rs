@@ -25,6 +25,7 @@ mod fuse;
 mod in_place;
 mod index;
 mod integers;
+pub mod io;
 mod products;
 mod reductions;
 mod run;
@@ -63,6 +64,9 @@ pub enum Error {
     /// A function cannot be captured like this, or a captured one has no such input.
     #[error("captured graph: {0}")]
     Capture(String),
+    /// A file is damaged, or holds what tensors cannot.
+    #[error("{file}, {place}: {message}")]
+    File { file: String, place: String, message: String },
     #[error("device `{device}`: {message}")]
     Device { device: String, message: String },
 }

@@ -46,11 +46,10 @@ impl Tensor {
 
     /// The same from elements of any type, also the 16-bit floats.
     pub fn from_storage(data: Storage, shape: &[usize]) -> Result<Tensor> {
-        let len = shape.iter().try_fold(1usize, |len, axis| len.checked_mul(*axis));
-        if len != Some(data.len()) {
+        check_axes("from_vec", shape)?;
+        if shape.iter().product::<usize>() != data.len() {
             return shape_error("from_vec", format!("{} elements do not have the shape {shape:?}", data.len()));
         }
-        check_axes("from_vec", shape)?;
         Ok(Tensor::fresh(Rc::new(data), shape, None))
     }
 
@@ -229,9 +228,13 @@ impl Tensor {
 }
 
 pub(super) fn check_axes(op: &'static str, shape: &[usize]) -> Result<()> {
-    match shape.len() <= AXES_MAX {
+    // Also beside an axis of 0: places along the others are counted.
+    let places = shape.iter().try_fold(1usize, |n, axis| n.checked_mul((*axis).max(1)));
+    match places.is_some_and(|n| n <= isize::MAX as usize) && shape.len() <= AXES_MAX {
         true => Ok(()),
-        false => shape_error(op, format!("{shape:?} has {} axes; there may be {AXES_MAX}", shape.len())),
+        false => {
+            shape_error(op, format!("{shape:?} has more than {AXES_MAX} axes, or more places than can be counted"))
+        }
     }
 }
 
@@ -257,6 +260,7 @@ pub(super) fn apply(op: Op, inputs: &[&Tensor], out: DType) -> Result<Vec<Tensor
     let types: Vec<Type> = inputs.iter().enumerate().map(ty).collect();
     let wrong = |message| Error::from(ShapeError { op: op.name(), path: String::new(), message });
     let out_types = op.infer(&types.iter().collect::<Vec<_>>()).map_err(wrong)?;
+    out_types.iter().try_for_each(|ty| graph::fits(op.name(), "", ty))?;
     let datas: Vec<Rc<Storage>> = inputs.iter().map(|x| x.data(op.name())).collect::<Result<_>>()?;
     let operands: Vec<Operand> = datas.iter().zip(types).map(|(data, ty)| Operand { data, ty }).collect();
     let outputs = run::run(&op, class_of(inputs, out), &operands, &out_types);
