@@ -155,6 +155,14 @@ fn a_run_allocates_nothing() {
         captured.run();
         assert_eq!(ALLOCATIONS.get() - before, 0, "program {seed}");
     }
+    let traced = trace(Device::Cpu, &[("x", DType::F32, &[50, 70])], |g| Ok(vec![("y", g[0].mul(&g[0])?.t()?.t()?)]));
+    let (mut captured, x) = (traced.unwrap().compile(1).unwrap(), Tensor::ones(&[50, 70], DType::F32));
+    captured.run();
+    let before = ALLOCATIONS.get();
+    captured.set("x", &x).unwrap();
+    captured.run();
+    captured.carry("y", "x").unwrap();
+    assert_eq!(ALLOCATIONS.get() - before, 0, "nor do inputs, nor what is carried over");
     let before = ALLOCATIONS.get();
     drop(vec![1]);
     assert_eq!(ALLOCATIONS.get() - before, 1, "allocations are counted");
@@ -205,6 +213,26 @@ fn integers_are_indices_and_targets_by_name() {
     let wrong = captured.set("rows", &Tensor::from_vec(vec![0i64, 5, 1, 2], &[4]).unwrap()).unwrap_err().to_string();
     assert!(wrong.contains("`rows` holds the index 5") && wrong.contains("under 5"), "{wrong}");
     assert!(captured.set("rows", &Tensor::from_vec(vec![0i64, -1, 1, 2], &[4]).unwrap()).is_err());
+}
+
+#[test]
+fn booleans_are_masks_and_come_out_as_such() {
+    let inputs = [("x", DType::F64, &[2, 2][..]), ("mask", DType::Bool, &[2, 1])];
+    let traced = trace(Device::Cpu, &inputs, |g| {
+        let small = g[0].lt(&Tensor::full(&[], 2.5, DType::F64))?;
+        Ok(vec![
+            ("y", g[1].select(&g[0], &g[0].neg()?)?),
+            ("small", small.clone()),
+            ("count", small.to_dtype(DType::F64)?.sum_all()?),
+        ])
+    });
+    let mut captured = traced.unwrap().compile(1).unwrap();
+    captured.set("x", &Tensor::from_vec(vec![1.0f64, 2.0, 3.0, f64::NAN], &[2, 2]).unwrap()).unwrap();
+    captured.set("mask", &Tensor::from_vec(vec![true, false], &[2, 1]).unwrap()).unwrap();
+    captured.run();
+    assert_eq!(captured.get("y").unwrap().to_vec::<f64>().unwrap()[..3], [1.0, 2.0, -3.0]);
+    assert_eq!(captured.get("small").unwrap().to_vec::<bool>().unwrap(), [true, true, false, false]);
+    assert_eq!(captured.get("count").unwrap().item().unwrap(), 2.0);
 }
 
 #[test]

@@ -256,6 +256,20 @@ fn gradients_pass_between_f32_and_f64() {
     assert_eq!((grad(&x), y.grad().unwrap().to_vec::<f64>().unwrap()), (vec![0.1], vec![3.0]));
 }
 
+#[test]
+fn the_number_of_threads_of_a_tensors_thread_changes_no_bit() {
+    let run = |threads| {
+        elastic_tensor::eager::set_threads(threads);
+        let (w, x) = (random_leaf("w", &[70, 60]), random_leaf("x", &[900, 70]));
+        let h = x.matmul(&w).unwrap().silu().unwrap();
+        let loss = h.softmax(-1).unwrap().mul(&h).unwrap().sum(&[0]).unwrap().exp().unwrap().mean(&[]).unwrap();
+        loss.add(&x.amax(&[0]).unwrap().sum_all().unwrap()).unwrap().backward().unwrap();
+        [&w, &x].map(bits)
+    };
+    let wanted = run(1);
+    [2, 3].map(|threads| assert!(run(threads) == wanted, "{threads} threads"));
+}
+
 /// Every method against finite differences in f64, through the tape.
 #[test]
 fn methods_have_the_gradients_of_finite_differences() {

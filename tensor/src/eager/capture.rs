@@ -270,9 +270,11 @@ pub fn gradient_name(of: &str, by: &str) -> String {
 }
 
 /// The value of this name, or an error that lists those there are.
-pub(super) fn find<'a>(all: &'a [Named], kind: &str, name: &str) -> Result<&'a Named> {
-    all.iter().find(|named| named.name == name).ok_or_else(|| {
-        let there: Vec<String> = all.iter().map(|n| format!("`{}` ({} {:?})", n.name, n.dtype, n.shape)).collect();
-        Error::Capture(format!("there is no {kind} `{name}`; there are {}", there.join(", ")))
-    })
+fn find<'a>(all: &'a [Named], kind: &str, name: &str) -> Result<&'a Named> {
+    all.iter().find(|named| named.name == name).ok_or_else(|| missing(kind, name, all.iter()))
+}
+
+pub(super) fn missing<'a>(kind: &str, name: &str, all: impl Iterator<Item = &'a Named>) -> Error {
+    let there: Vec<String> = all.map(|n| format!("`{}` ({} {:?})", n.name, n.dtype, n.shape)).collect();
+    Error::Capture(format!("there is no {kind} `{name}`; there are {}", there.join(", ")))
 }

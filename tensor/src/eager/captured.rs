@@ -1,6 +1,6 @@
 //! A captured graph: planned into one arena, and run as often as one likes without an allocation.
 
-use super::capture::{Limit, Named, Trace, capture_error, find, gradient_name};
+use super::capture::{Limit, Named, Trace, capture_error, gradient_name, missing};
 use super::dtype::{Class, DType};
 use super::fuse;
 use super::storage::Storage;
@@ -92,27 +92,10 @@ impl Captured {
         self.plan.steps.len()
     }
 
-    fn input(&self, name: &str) -> Result<usize> {
-        let all: Vec<Named> = self.inputs.iter().map(|slot| slot.named.clone()).collect();
-        self.inputs
-            .iter()
-            .position(|slot| slot.named.name == name)
-            .map_or_else(|| find(&all, "input", name).map(|_| unreachable!("it is not there")), Ok)
-    }
-
-    fn output(&self, name: &str) -> Result<usize> {
-        let all: Vec<Named> = self.outputs.iter().map(|slot| slot.named.clone()).collect();
-        self.outputs
-            .iter()
-            .position(|slot| slot.named.name == name)
-            .map_or_else(|| find(&all, "output", name).map(|_| unreachable!("it is not there")), Ok)
-    }
-
     /// Gives an input its numbers, which stay until they are replaced. An error on another type or shape than was traced,
     /// or on an index that is out of range.
     pub fn set(&mut self, name: &str, x: &Tensor) -> Result<()> {
-        let at = self.input(name)?;
-        let Slot { named, range, limits } = &self.inputs[at];
+        let Slot { named, range, limits } = slot(&self.inputs, "input", name)?;
         if x.dtype() != named.dtype || x.shape() != named.shape {
             let (dtype, shape) = (named.dtype, &named.shape);
             let (got, is) = (x.dtype(), x.shape());
@@ -148,7 +131,7 @@ impl Captured {
 
     /// An output of the last run.
     pub fn get(&self, name: &str) -> Result<Tensor> {
-        let Slot { named, range, .. } = &self.outputs[self.output(name)?];
+        let Slot { named, range, .. } = slot(&self.outputs, "output", name)?;
         let data = match &self.memory {
             Memory::F32(floats) => Storage::of_f32s(floats.out[range.clone()].to_vec(), named.dtype),
             Memory::F64(floats) => Storage::of_f64s(floats.out[range.clone()].to_vec(), named.dtype),
@@ -164,7 +147,7 @@ impl Captured {
     /// Makes an output of the last run the input of the next one, without an allocation: weights that were updated in the
     /// graph. Both must be of one type and shape.
     pub fn carry(&mut self, output: &str, input: &str) -> Result<()> {
-        let (from, to) = (&self.outputs[self.output(output)?], &self.inputs[self.input(input)?]);
+        let (from, to) = (slot(&self.outputs, "output", output)?, slot(&self.inputs, "input", input)?);
         if (from.named.dtype, &from.named.shape) != (to.named.dtype, &to.named.shape) || !to.named.dtype.is_float() {
             return Err(Error::Capture(format!(
                 "`{output}` is {} {:?}, but `{input}` is {} {:?}; floats of one type and shape can be carried",
@@ -178,6 +161,11 @@ impl Captured {
         }
         Ok(())
     }
+}
+
+fn slot<'a>(slots: &'a [Slot], kind: &str, name: &str) -> Result<&'a Slot> {
+    let found = slots.iter().find(|slot| slot.named.name == name);
+    found.ok_or_else(|| missing(kind, name, slots.iter().map(|slot| &slot.named)))
 }
 
 impl<F: Real> Floats<F> {

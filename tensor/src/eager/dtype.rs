@@ -126,6 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_table_is_the_rule() {
+        let page = include_str!("../../../docs/tensor.md");
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|line| ALL.iter().any(|dtype| line.starts_with(&format!("| **{dtype}** |"))))
+            .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('*')).collect())
+            .collect();
+        assert_eq!(rows.len(), ALL.len());
+        for (row, a) in rows.iter().zip(ALL) {
+            let wanted: Vec<&str> = ALL.iter().map(|b| promote(a, *b).name()).collect();
+            assert_eq!((row[0], &row[1..]), (a.name(), &wanted[..]));
+        }
+    }
+
+    #[test]
     fn names_are_read_back() {
         assert!(ALL.iter().all(|dtype| dtype.name().parse() == Ok(*dtype)));
         assert!("float".parse::<DType>().unwrap_err().contains("f32"));

@@ -47,6 +47,11 @@ pub use tensor::Tensor;
 
 use crate::graph::ShapeError;
 
+/// The programs of the page are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tensor.md")]
+struct Page;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why an operation on tensors cannot be. Each names the operation, what it was given, and what would do.

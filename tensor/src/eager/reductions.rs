@@ -75,14 +75,20 @@ impl Tensor {
     }
 
     fn reduce(&self, name: &'static str, kind: ReduceKind, axes: &[i64]) -> Result<Tensor> {
-        let (x, from) = self.with_last(name, axes)?;
-        let (lines, n) = (&x.shape()[..from], x.shape()[from..].iter().product::<usize>());
+        let reduced = axes_of(name, axes, self.axes())?;
+        let n: usize = reduced.iter().map(|axis| self.shape()[*axis]).product();
         if n == 0 && matches!(kind, ReduceKind::Max | ReduceKind::Min) {
             return shape_error(name, format!("{:?} has no element along axes {axes:?} to choose", self.shape()));
         }
-        if x.dtype().is_float() {
-            return apply_float(Op::Reduce(Reduce { kind, from, to: x.axes() }), &[&x], x.dtype());
+        if self.dtype().is_float() {
+            // Neighbouring axes are reduced where they lie: a line has one result wherever that is.
+            let from = reduced.first().copied().unwrap_or(0);
+            let is_run = reduced.iter().copied().eq(from..from + reduced.len());
+            let (x, from) = if is_run { (self.clone(), from) } else { self.with_last(name, axes)? };
+            return apply_float(Op::Reduce(Reduce { kind, from, to: from + reduced.len() }), &[&x], x.dtype());
         }
+        let (x, from) = self.with_last(name, axes)?;
+        let lines = &x.shape()[..from];
         let join = match kind {
             ReduceKind::Sum | ReduceKind::Mean => Join::Sum,
             ReduceKind::Max => Join::Max,

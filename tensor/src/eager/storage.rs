@@ -1,6 +1,7 @@
 //! A tensor's elements, one vector by type, and their conversion from one type to another.
 
 use super::dtype::DType;
+use crate::float_mode::Ieee;
 use crate::half::Half;
 use std::borrow::Cow;
 
@@ -148,6 +149,7 @@ impl Storage {
         if self.dtype() == to {
             return self.clone();
         }
+        let _ieee = Ieee::enter();
         match to {
             DType::F32 => Storage::F32(self.f32s().into_owned()),
             DType::F64 => Storage::F64(self.f64s().into_owned()),

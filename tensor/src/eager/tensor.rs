@@ -1,6 +1,7 @@
 //! The tensor: a shape, elements of one type, and how it was made where gradients are wanted.
 
 use super::capture::{Recording, Traced};
+use super::device::Device;
 use super::dtype::{Class, DType};
 use super::run::{self, Operand};
 use super::storage::{Element, Storage};
@@ -112,6 +113,16 @@ impl Tensor {
 
     pub fn dtype(&self) -> DType {
         self.0.dtype
+    }
+
+    /// Where its elements lie.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The same tensor on a device. An error if this build does not have it.
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        device.present().map(|_| self.clone())
     }
 
     /// Number of axes.

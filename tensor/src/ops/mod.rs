@@ -1,4 +1,4 @@
-//! The closed set of ops. One file per op: shape rule, gradient rule and kernel side by side.
+//! The closed set of ops. One file per op, or family of ops: shape rule, gradient rule and kernel side by side.
 //!
 //! A kernel is written once over [`Real`]; it sees slices and knows nothing of plans and arenas. Its result
 //! depends on its inputs alone, each row's bits never on how many other rows there are.
