@@ -8,7 +8,7 @@ use super::dtype::Class;
 use super::run::{self, Operand};
 use super::storage::Storage;
 use super::tape::{Made, Record, Saved, Slot, Track, What};
-use super::tensor::{Tensor, is_index};
+use super::tensor::{Tensor, is_index, name_of};
 use super::{Error, Result};
 use crate::graph::{DType, Graph, Source, Type, Value};
 use crate::ops::{Add, Op};
@@ -231,10 +231,10 @@ fn gradients(op: &Op, record: &Record, dy: &[Option<Rc<Storage>>]) -> Result<Vec
     let wanted = |slot: usize| record.inputs[slot].track.is_some();
     let goals: Vec<(usize, Value)> =
         (0..).zip(dx).filter_map(|(slot, dx)| Some((slot, dx?))).filter(|(slot, _)| wanted(*slot)).collect();
-    run_all(&graph, &mut held, &goals, (class, op.name()))?;
+    run_all(&graph, &mut held, &goals, (class, name_of(op)))?;
     let storage = |value: Value| match &held[value.0] {
         Some(Held::Here(data)) => Ok(data.clone()),
-        Some(Held::Tape(saved)) => saved.check(op.name()).map(|()| Rc::new(saved.data.cast(class.dtype()))),
+        Some(Held::Tape(saved)) => saved.check(name_of(op)).map(|()| Rc::new(saved.data.cast(class.dtype()))),
         None => unreachable!("goals were run"),
     };
     goals.into_iter().map(|(slot, value)| Ok((slot, storage(value)?))).collect()

@@ -8,10 +8,10 @@ use super::device::Device;
 use super::dtype::{Class, DType};
 use super::storage::Storage;
 use super::tape;
-use super::tensor::{Body, Tensor, is_index};
+use super::tensor::{Body, Tensor, is_index, name_of};
 use super::{Error, Result};
 use crate::autograd;
-use crate::graph::{Graph, Role, Source, State, Type, Value};
+use crate::graph::{Graph, Role, ShapeError, Source, State, Type, Value};
 use crate::init::Init;
 use crate::ops::{Each, Op};
 use std::cell::{Cell, RefCell};
@@ -25,7 +25,12 @@ pub(super) struct Traced {
 
 impl Traced {
     pub fn detached(&self) -> Traced {
-        let value = self.recording.graph.borrow_mut().apply1(Op::Each(Each::Detach), "detach", &[self.value]);
+        let mut graph = self.recording.graph.borrow_mut();
+        // Integers have no gradient to stop.
+        let value = match graph.ty(self.value).dtype {
+            crate::graph::DType::Int => Ok(self.value),
+            crate::graph::DType::Float => graph.apply1(Op::Each(Each::Detach), "detach", &[self.value]),
+        };
         Traced { recording: self.recording.clone(), value: value.expect("any shape can be detached") }
     }
 }
@@ -77,7 +82,9 @@ impl Recording {
             this.limits.borrow_mut().push((values[1], limit));
         }
         let mut graph = this.graph.borrow_mut();
-        let mut outputs = graph.apply(op, "graph", &values)?;
+        let name = name_of(&op);
+        let wrong = |error: ShapeError| Error::Shape { op: name, message: error.message };
+        let mut outputs = graph.apply(op, "graph", &values).map_err(wrong)?;
         if !tape::is_on() {
             for value in &mut outputs {
                 *value = graph.apply1(Op::Each(Each::Detach), "no_grad", &[*value])?;

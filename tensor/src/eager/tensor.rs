@@ -7,7 +7,7 @@ use super::run::{self, Operand};
 use super::storage::{Element, Storage};
 use super::tape::{self, Saved, Track, What};
 use super::{Error, Result, shape_error, type_error};
-use crate::graph::{self, ShapeError, Type};
+use crate::graph::{self, Type};
 use crate::init::Init;
 use crate::ops::{AXES_MAX, Each, Op};
 use std::cell::{Cell, RefCell};
@@ -249,6 +249,14 @@ pub(super) fn check_axes(op: &'static str, shape: &[usize]) -> Result<()> {
     }
 }
 
+/// What errors call an op.
+pub(super) fn name_of(op: &Op) -> &'static str {
+    match op {
+        Op::Each(f) => f.name(),
+        other => other.name(),
+    }
+}
+
 /// Inputs that an op reads as integers.
 pub(super) fn is_index(op: &Op, slot: usize) -> bool {
     slot == 1 && matches!(op, Op::Take(_) | Op::Gather(_) | Op::Embedding(_) | Op::CrossEntropy(_))
@@ -269,9 +277,9 @@ pub(super) fn apply(op: Op, inputs: &[&Tensor], out: DType) -> Result<Vec<Tensor
         shape: x.shape().to_vec(),
     };
     let types: Vec<Type> = inputs.iter().enumerate().map(ty).collect();
-    let wrong = |message| Error::from(ShapeError { op: op.name(), path: String::new(), message });
+    let wrong = |message| Error::Shape { op: name_of(&op), message };
     let out_types = op.infer(&types.iter().collect::<Vec<_>>()).map_err(wrong)?;
-    out_types.iter().try_for_each(|ty| graph::fits(op.name(), "", ty))?;
+    out_types.iter().try_for_each(|ty| graph::fits(name_of(&op), "", ty))?;
     let datas: Vec<Rc<Storage>> = inputs.iter().map(|x| x.data(op.name())).collect::<Result<_>>()?;
     let operands: Vec<Operand> = datas.iter().zip(types).map(|(data, ty)| Operand { data, ty }).collect();
     let outputs = run::run(&op, class_of(inputs, out), &operands, &out_types);

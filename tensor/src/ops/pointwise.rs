@@ -60,6 +60,42 @@ pub enum Each {
 }
 
 impl Each {
+    /// What errors call it: the name of the method that it stands for.
+    pub fn name(self) -> &'static str {
+        use Each::*;
+        match self {
+            Detach => "detach",
+            Neg => "neg",
+            Abs | AbsGrad => "abs",
+            Exp => "exp",
+            Ln => "ln",
+            Sqrt | SqrtGrad => "sqrt",
+            Tanh | TanhGrad => "tanh",
+            Sigmoid | SigmoidGrad => "sigmoid",
+            Silu | SiluGrad => "silu",
+            Relu | ReluGrad => "relu",
+            Not => "not",
+            Scale(_) => "mul_scalar",
+            Shift(_) => "add_scalar",
+            Pow(_) | PowGrad(_) => "powf",
+            Clamp(..) | ClampGrad(..) => "clamp",
+            Round(_) => "to_dtype",
+            Add => "add",
+            Sub => "sub",
+            Mul => "mul",
+            Div => "div",
+            Max => "maximum",
+            Min => "minimum",
+            Eq => "eq",
+            Ne => "ne",
+            Lt => "lt",
+            Le => "le",
+            Gt => "gt",
+            Ge => "ge",
+            Where => "select",
+        }
+    }
+
     pub fn arity(self) -> usize {
         use Each::*;
         match self {
@@ -77,7 +113,7 @@ impl Rule for Each {
     fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
         assert!(x.len() == self.arity(), "{self:?} takes {} inputs", self.arity());
         let shapes: [&[usize]; 3] = std::array::from_fn(|i| x.get(i).map_or(&[][..], |ty| &ty.shape));
-        Ok(vec![Type::float(&walk::broadcast_shape(&shapes[..x.len()]).map_err(|e| format!("{self:?}: {e}"))?)])
+        Ok(vec![Type::float(&walk::broadcast_shape(&shapes[..x.len()])?)])
     }
 
     fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
