@@ -128,6 +128,11 @@ fn a_saved_tensor_that_was_changed_in_place_is_refused_with_op_shape_and_cure() 
         assert!(refused.contains(part), "{refused}");
     }
     assert!(x.grad().is_none());
+    // A result that its own gradient is made from.
+    let y = x.exp().unwrap();
+    let loss = y.sum_all().unwrap();
+    y.mul_(&Tensor::full(&[], 2.0, DType::F32)).unwrap();
+    assert!(loss.backward().unwrap_err().to_string().starts_with("exp: "));
     let wrong = x.add(&Tensor::ones(&[3], DType::F32)).unwrap_err().to_string();
     assert!(wrong.starts_with("add: shapes [2] and [3] do not broadcast"), "{wrong}");
 }

@@ -27,7 +27,10 @@ pub fn checkpoint(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor> + 
 
 /// Runs the block again with recording, on inputs that lead to the same tracks.
 pub(super) fn again(block: &Block, inputs: &[(&Saved, &Option<Rc<Track>>)]) -> Result<Tensor> {
-    let given: Vec<Tensor> =
-        inputs.iter().map(|(saved, track)| Tensor::fresh(saved.data.clone(), &saved.shape, (*track).clone())).collect();
+    let as_it_was = |(saved, track): &(&Saved, &Option<Rc<Track>>)| {
+        let data = saved.read("checkpoint")?.clone();
+        Ok(Tensor::fresh(data, &saved.shape, (*track).clone()))
+    };
+    let given: Vec<Tensor> = inputs.iter().map(as_it_was).collect::<Result<_>>()?;
     tape::with_recording(true, || block(&given))
 }

@@ -27,6 +27,7 @@ mod index;
 mod integers;
 pub mod io;
 mod products;
+mod reads;
 mod reductions;
 mod run;
 mod shapes;

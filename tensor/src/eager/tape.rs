@@ -4,6 +4,8 @@
 //! inputs as they were. Nothing points forward, so what nobody needs any more is gone. `backward` walks it.
 
 use super::checkpoint::Block;
+use super::dtype::DType;
+use super::reads::Reads;
 use super::storage::Storage;
 use super::tensor::{Body, Tensor};
 use super::{Error, Result};
@@ -61,10 +63,11 @@ pub(super) struct Output {
     pub slot: Rc<Slot>,
 }
 
-/// A tensor as it was.
+/// A tensor as it was; its numbers only where the gradient reads them.
 #[derive(Clone)]
 pub(super) struct Saved {
-    pub data: Rc<Storage>,
+    pub data: Option<Rc<Storage>>,
+    pub dtype: DType,
     pub shape: Vec<usize>,
     pub version: u64,
     /// The tensor's count of changes by now.
@@ -72,10 +75,16 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    pub fn check(&self, op: &'static str) -> Result<()> {
+    fn only_if(mut self, is_read: bool) -> Saved {
+        self.data = self.data.filter(|_| is_read);
+        self
+    }
+
+    /// The numbers, if they are still the tensor's.
+    pub fn read(&self, op: &'static str) -> Result<&Rc<Storage>> {
         let changes = self.current.get() - self.version;
         match changes {
-            0 => Ok(()),
+            0 => Ok(self.data.as_ref().expect("`Reads` says what the gradient reads")),
             _ => Err(Error::Gradient {
                 op,
                 message: format!(
@@ -133,7 +142,9 @@ pub(super) fn record(
 }
 
 pub(super) fn record_always(what: What, inputs: &[&Tensor], outputs: Vec<(Rc<Storage>, Vec<usize>)>) -> Vec<Tensor> {
-    let inputs = inputs.iter().map(|x| Input { saved: x.saved(), track: x.track() }).collect();
+    let reads = Reads::of(&what);
+    let input = |x: &&Tensor| Input { saved: x.saved().only_if(reads.inputs), track: x.track() };
+    let inputs = inputs.iter().map(input).collect();
     let made = Rc::new(Made { number: next(), record: RefCell::new(None) });
     let mut kept = Vec::new();
     let mut tensors = Vec::new();
@@ -141,7 +152,7 @@ pub(super) fn record_always(what: What, inputs: &[&Tensor], outputs: Vec<(Rc<Sto
         let (id, slot) = (next(), Rc::<Slot>::default());
         let track = Track { id, made: Some((made.clone(), at)), slot: slot.clone() };
         let tensor = Tensor::fresh(data, &shape, Some(Rc::new(track)));
-        kept.push(Output { id, saved: tensor.saved(), slot });
+        kept.push(Output { id, saved: tensor.saved().only_if(reads.outputs), slot });
         tensors.push(tensor);
     }
     made.record.replace(Some(Record { what, inputs, outputs: kept }));
@@ -223,5 +234,25 @@ impl Tensor {
         };
         track.slot.hooks.borrow_mut().push(Rc::new(hook));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tape_holds_no_numbers_that_no_gradient_reads() {
+        let x = Tensor::randn(1, "x", &[4]).requires_grad().unwrap();
+        let holders = |t: &Tensor| Rc::strong_count(&t.data("test").unwrap()) - 1;
+        // One for the tensor itself.
+        let h = x.mul_scalar(2.0).unwrap();
+        let sum = h.add(&x).unwrap().sum_all().unwrap();
+        assert_eq!((holders(&h), holders(&x), holders(&sum)), (1, 1, 1));
+        let y = h.exp().unwrap();
+        let z = h.mul(&x).unwrap();
+        assert_eq!((holders(&h), holders(&x), holders(&y), holders(&z)), (2, 2, 2, 1));
+        drop((y, z));
+        assert_eq!((holders(&h), holders(&x)), (1, 1), "nor what nobody needs any more");
     }
 }

@@ -228,7 +228,8 @@ impl Tensor {
     pub(super) fn saved(&self) -> Saved {
         match &self.0.body {
             Body::Here(here) => Saved {
-                data: here.data.borrow().clone(),
+                data: Some(here.data.borrow().clone()),
+                dtype: self.dtype(),
                 shape: self.shape().to_vec(),
                 version: here.version.get(),
                 current: here.version.clone(),
