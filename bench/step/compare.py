@@ -10,7 +10,8 @@ first loss is compared, so that both do the same work. In every step: zero the g
 clipping where the row has it, update.
 
 A ratio is PyTorch's time over ours: above 1 we are faster. The price of exactness is ours over ours with one shard;
-price and GFLOP/s are those of the best turns.
+price and GFLOP/s are those of the best turns. Memory is what our step needs besides state and moments (the planned arena
+and one gradient), over the peak of live bytes that PyTorch's profiler sees in a step, in which gradients are made too.
 The last line is JSON with --json.
 """
 
@@ -131,6 +132,8 @@ def measure(row, model, batch, threads, shards, dtype, turns, folder):
     for side in everyone:
         side.choose_steps()
     times = [[side.turn() for side in everyone] for _ in range(turns)]
+    planned = [side.ask(f"memory {v}") for v, side in ours.items()]
+    peer_peak = peer.ask("memory 1")["peak_bytes"]
     for side in everyone:
         side.end()
     medians = [statistics.median(column) for column in zip(*times)]
@@ -138,7 +141,8 @@ def measure(row, model, batch, threads, shards, dtype, turns, folder):
     peer_ms = medians[-1]
     cpu = [round(statistics.median(side.cpu), 4) if threads == 1 else None for side in everyone]
     rows = []
-    for v, ms, best_ms, cpu_ms in zip(shards, medians, best, cpu):
+    for v, ms, best_ms, cpu_ms, memory in zip(shards, medians, best, cpu, planned):
+        planned_bytes = memory["arena_bytes"] + memory["gradient_bytes"]
         gflops = 3 * 2 * MACS[model] * batch / best_ms / 1e6
         rows.append({
             "row": row, "model": model, "dtype": dtype, "threads": threads, "shards": v, "batch": batch,
@@ -146,6 +150,8 @@ def measure(row, model, batch, threads, shards, dtype, turns, folder):
             "ours_best_ms": round(best_ms, 4), "peer_best_ms": round(best[-1], 4), "best_ratio": round(best[-1] / best_ms, 3),
             "ours_cpu_ms": cpu_ms, "peer_cpu_ms": cpu[-1], "cpu_ratio": cpu_ms and round(cpu[-1] / cpu_ms, 3),
             "price": round(best_ms / best[0], 3), "gflops": round(gflops, 1),
+            "arena_bytes": memory["arena_bytes"], "gradient_bytes": memory["gradient_bytes"], "peer_peak_bytes": peer_peak,
+            "memory_ratio": round(planned_bytes / peer_peak, 3),
         })
     return rows
 
@@ -159,7 +165,7 @@ def show(rows, peaks):
     for r in rows:
         share = 100 * r["gflops"] / peaks[r["threads"]]
         print(f"{r['row']:8} {r['dtype']:4} {r['batch']:5} {r['threads']:7} {r['shards']:6} {r['ours_ms']:9.3f} "
-              f"{r['peer_ms']:9.3f} {r['ratio']:6.2f} {r['ours_best_ms']:9.3f} {r['peer_best_ms']:9.3f} {r['best_ratio']:6.2f} {r['cpu_ratio'] or '-':>6} {r['price']:6.2f} {r['gflops']:8.1f} {share:5.0f} %", flush=True)
+              f"{r['peer_ms']:9.3f} {r['ratio']:6.2f} {r['ours_best_ms']:9.3f} {r['peer_best_ms']:9.3f} {r['best_ratio']:6.2f} {r['cpu_ratio'] or '-':>6} {r['price']:6.2f} {r['gflops']:8.1f} {share:5.0f} %  {r['memory_ratio']:6.2f}", flush=True)
 
 
 def main():
@@ -178,7 +184,7 @@ def main():
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
           f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}); "
           f"peak {peaks[1]:.0f} GFLOP/s with 1 thread, {peaks[2]:.0f} with 2")
-    print("row      type batch threads shards   ours ms  torch ms  ratio best ours  b. torch  ratio    CPU  price  GFLOP/s  of peak")
+    print("row      type batch threads shards   ours ms  torch ms  ratio best ours  b. torch  ratio    CPU  price  GFLOP/s  of peak  memory")
     found = []
     for dtype in ("f32", "bf16"):
         for name, model, batch, threads, shards in chosen:

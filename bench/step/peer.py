@@ -3,13 +3,16 @@
     peer.py MODEL DTYPE THREADS BATCH WEIGHTS
 
 WEIGHTS is what our side exported: initial parameters by name, `x` and `y`. Commands on stdin, a line of JSON each:
-`loss V` gives the loss of the initial weights with batch norm over V parts of the batch; `run N` makes N steps.
+`loss V` gives the loss of the initial weights with batch norm over V parts of the batch; `run N` makes N steps;
+`memory N` gives the most bytes that were live at once of what N steps allocated.
 """
 
+import itertools
 import json
 import pathlib
 import struct
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -159,6 +162,17 @@ class Steps:
             ms.append((time.perf_counter() - begin) * 1e3)
         return {"ms": ms, "loss": losses}
 
+    def memory(self, count):
+        """From the allocations and frees that the profiler sees; what lived before the step is not among them."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            self.run(count)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "trace.json")
+            profile.export_chrome_trace(str(path))
+            events = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+        live = [e["args"]["Bytes"] for e in sorted(events, key=lambda e: e["ts"])]
+        return {"peak_bytes": max(itertools.accumulate(live))}
+
 
 def main():
     name, dtype, threads, batch, weights = sys.argv[1:]
@@ -167,7 +181,7 @@ def main():
     print(json.dumps({"ready": True, "params": steps.params}), flush=True)
     for line in sys.stdin:
         word, number = line.split()
-        answer = {"loss": lambda n: {"loss": steps.initial_loss(n)}, "run": steps.run}[word](int(number))
+        answer = {"loss": lambda n: {"loss": steps.initial_loss(n)}, "run": steps.run, "memory": steps.memory}[word](int(number))
         print(json.dumps(answer), flush=True)
 
 

@@ -29,6 +29,7 @@ pub mod philox;
 pub mod plan;
 mod probe;
 pub mod real;
+mod recompute;
 mod simd;
 pub mod team;
 mod tensor;

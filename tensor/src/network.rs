@@ -13,6 +13,7 @@ use crate::nn::{Mode, Module, Running, Scope};
 use crate::ops::{CrossEntropy, Key, Op, Seed};
 use crate::optim::{self, Update, UpdateReport};
 use crate::plan::{Goal, Plan};
+use crate::recompute::recompute;
 use crate::tensor::Tensor;
 use crate::units::{self, Asked};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
@@ -417,6 +418,7 @@ fn lay_out(trace: &Trace) -> (StateLayout, Vec<usize>) {
 /// Adds the backward pass; the leaf's parts and their places.
 fn leaf_outputs(trace: &mut Trace, offsets: &[usize]) -> Result<Vec<(Value, usize)>, ShapeError> {
     let shape = trace.graph.ty(trace.loss).shape.clone();
+    let forward_end = trace.graph.nodes.len() - 1;
     let seed = trace.graph.apply1(Op::Seed(Seed { shape }), "loss", &[])?;
     let state_of = |graph: &Graph, value: usize| match graph.source(Value(value)) {
         Source::State(index) if graph.states()[index].role == Role::Param => Some((Value(value), offsets[index])),
@@ -425,6 +427,7 @@ fn leaf_outputs(trace: &mut Trace, offsets: &[usize]) -> Result<Vec<(Value, usiz
     let params: Vec<_> = (0..trace.graph.values.len()).filter_map(|v| state_of(&trace.graph, v)).collect();
     let wrt: Vec<Value> = params.iter().map(|(v, _)| *v).collect();
     let grads = crate::autograd::backward(&mut trace.graph, trace.loss, seed, &wrt)?;
+    recompute(&mut trace.graph, forward_end);
     // A parameter that the loss does not depend on keeps the zeros that `sum` fills in.
     let mut out: Vec<_> = grads.iter().zip(&params).filter_map(|(g, (_, at))| g.map(|g| (g, *at))).collect();
     for running in &trace.running {

@@ -2,8 +2,8 @@
 //!
 //! `step MODEL DTYPE THREADS SHARDS BATCH` makes the network, the state and one batch, and says `ready` with its
 //! figures, or `unsupported` with the reason. Then each line is a command, answered by one line of JSON:
-//! `export PATH` writes the weights and the batch as safetensors, `run N` makes N steps and gives their
-//! milliseconds and losses. `step peak THREADS` prints the GFLOP/s of multiply-adds alone. A step is what a job
+//! `export PATH` writes the weights and the batch as safetensors, `memory N` gives the bytes planned for units of N
+//! shards, `run N` makes N steps and gives their milliseconds and losses. `step peak THREADS` prints the GFLOP/s of multiply-adds alone. A step is what a job
 //! does: all shards' leaves in units, their sum along the tree, the update of the whole state. Nothing is sent.
 
 mod rows;
@@ -49,7 +49,12 @@ fn serve(mut steps: Steps) {
                 json!({ "exported": path })
             }
             Some(("run", count)) => steps.run(number(count)),
-            _ => panic!("`{line}` is neither `export PATH` nor `run N`"),
+            // Planned for a step: the arena, and a gradient for each vector that holds one.
+            Some(("memory", shards)) => json!({
+                "arena_bytes": 4 * steps.network.arena_floats(number(shards)),
+                "gradient_bytes": 4 * steps.network.layout().reduced_floats(),
+            }),
+            _ => panic!("`{line}` is not `export PATH`, `memory SHARDS` or `run N`"),
         };
         println!("{answer}");
     }
