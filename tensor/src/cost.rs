@@ -71,6 +71,10 @@ fn flops(step: &Step) -> u64 {
         Op::LayerNorm(_) | Op::BatchNorm(_) => 8 * x(0),
         Op::BatchNormEval(_) => 4 * x(0),
         Op::LayerNormGrad(_) | Op::BatchNormGrad(_) => 14 * x(0),
+        Op::RmsNorm(_) => 5 * x(0),
+        Op::RmsNormGrad(_) => 9 * x(0),
+        // Six of each pair of queries and keys, two thirds of the elements.
+        Op::Rotary(_) => 2 * x(0),
         Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => 4 * x(0),
         // a: (batch, m, k) or (batch, k, m)
         Op::BatchMatMul(op) => 2 * y * axis(0, if op.a_transposed { 1 } else { 2 }),

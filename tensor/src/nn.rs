@@ -190,6 +190,14 @@ impl Scope {
         Ok(at.apply(Op::LayerNorm(ops::LayerNorm { eps: 1e-5 }), x, &[&scale, &shift])?.swap_remove(0))
     }
 
+    /// RMS norm over the last axis: a scale and no shift.
+    pub fn rms_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let at = self.enter(name);
+        let width = [x.shape().last().copied().unwrap_or(1)];
+        let scale = at.param("weight", &width, Init::Constant(1.0))?;
+        Ok(at.apply(Op::RmsNorm(ops::RmsNorm { eps: 1e-5 }), x, &[&scale])?.swap_remove(0))
+    }
+
     /// Rows of a (rows, width) table named by integer tokens; also the table, for tying.
     pub fn embedding(&self, name: &str, tokens: &Tensor, table: Table) -> Result<(Tensor, Tensor)> {
         let at = self.enter(name);

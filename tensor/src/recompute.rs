@@ -46,7 +46,7 @@ pub(crate) fn recompute(graph: &mut Graph, forward_end: usize) {
 
 /// Whether a node is cheap, and its inputs are there at node `at` without it.
 fn is_worth_it(graph: &Graph, maker: &crate::graph::Node, last_read: &[usize], at: usize) -> bool {
-    let is_cheap = matches!(maker.op, Op::Gelu(_) | Op::LayerNorm(_));
+    let is_cheap = matches!(maker.op, Op::Gelu(_) | Op::LayerNorm(_) | Op::RmsNorm(_));
     let is_there = |v: &Value| !matches!(graph.source(*v), Source::Node { .. }) || last_read[v.0] > at;
     is_cheap && maker.inputs.iter().all(is_there)
 }

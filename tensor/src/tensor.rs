@@ -103,6 +103,14 @@ impl Tensor {
         self.one(Op::AvgPool(ops::AvgPool { kernel, stride }), &[])
     }
 
+    /// Queries and keys of (sample, token, 3·channel), turned by their places before `causal_attention` (rotary
+    /// positions, base 10,000). A head needs an even number of channels.
+    pub fn rotary(&self, heads: usize) -> Result<Tensor> {
+        let shape = self.shape();
+        let (tokens, channels) = (shape.get(1).copied().unwrap_or(0), shape.get(2).copied().unwrap_or(0));
+        self.one(Op::Rotary(ops::Rotary::new(heads, channels / 3 / heads.max(1), tokens, 1e4)), &[])
+    }
+
     /// Attention over (sample, token, 3·channel) holding q, k, v.
     pub fn causal_attention(&self, heads: usize) -> Result<Tensor> {
         self.one(Op::CausalAttention(ops::CausalAttention { heads }), &[])

@@ -195,6 +195,7 @@ fn sums(op: &Op) -> &'static [usize] {
         | Op::Conv2dGradWeight(_)
         | Op::Conv2dGradBias(_) => &[0],
         Op::LayerNormGrad(_) | Op::BatchNormGrad(_) => &[1, 2],
+        Op::RmsNormGrad(_) => &[1],
         Op::BatchNorm(_) => &[3, 4],
         _ => &[],
     }
@@ -216,11 +217,11 @@ fn way(op: &Op, kinds: &[Kind], types: &[&Type], samples: usize) -> Way {
         Op::Relu(_) | Op::Gelu(_) | Op::Scale(_) | Op::Copy(_) | Op::Reshape(_) => all,
         Op::Mul(_) | Op::ReluGrad(_) | Op::GeluGrad(_) => all,
         Op::Add(_) => (all && axes(0) == axes(1)) || (rows && axes(0) > axes(1)),
-        Op::Linear(_) | Op::LayerNorm(_) => rows && axes(0) > 1,
+        Op::Linear(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => rows && axes(0) > 1,
         Op::MatMul(op) => rows && !op.a_transposed,
         Op::Conv2d(_) | Op::BatchNormEval(_) => rows,
         Op::Embedding(_) => kinds == [Shared, PerShard],
-        Op::CausalAttention(_) | Op::CausalAttentionGrad(_) => all,
+        Op::CausalAttention(_) | Op::CausalAttentionGrad(_) | Op::Rotary(_) => all,
         Op::MaxPool(_) | Op::MaxPoolGrad(_) | Op::AvgPool(_) | Op::AvgPoolGrad(_) => all,
         Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => all && axes(0) > 1,
         Op::Conv2dGradInput(_) => kinds == [Shared, PerShard],
@@ -235,6 +236,7 @@ fn way(op: &Op, kinds: &[Kind], types: &[&Type], samples: usize) -> Way {
         Op::Each(_) => each_apart(kinds, types),
         Op::Softmax(_) | Op::SoftmaxGrad(_) => all && axes(0) > 1,
         Op::Reduce(op) => all && op.from > 0,
+        Op::RmsNormGrad(_) if kinds == [PerShard, Shared, PerShard, PerShard] && axes(0) > 1 => return Way::Summing,
         Op::SumLeading(op) if all && op.keep < axes(0) => return Way::Summing,
         _ => false,
     };

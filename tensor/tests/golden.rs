@@ -92,6 +92,12 @@ fn norms() {
 }
 
 #[test]
+fn rms_norm_and_rotary_positions() {
+    check("rms_norm", 0.0, |g, x, _| apply(g, Op::RmsNorm(RmsNorm { eps: 1e-5 }), x));
+    check("rotary", 0.0, |g, x, _| apply(g, Op::Rotary(Rotary::new(2, 4, 5, 1e4)), x));
+}
+
+#[test]
 fn embedding() {
     check("embedding", 0.0, |g, x, ints| apply(g, Op::Embedding(Embedding), &[x[0], ints]));
 }

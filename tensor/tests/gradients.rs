@@ -101,6 +101,16 @@ fn convolution_with_padding_stride_and_bias() {
 }
 
 #[test]
+fn rms_norm_and_rotary_positions() {
+    // One column is left out: its gradient is nothing but rounding.
+    for shape in [&[3, 5][..], &[2, 3, 70], &[1, 3], &[4, 2]] {
+        check(&[shape, &shape[shape.len() - 1..]], |g, x, _| apply(g, Op::RmsNorm(RmsNorm { eps: 1e-5 }), x));
+    }
+    check(&[&[2, 3, 12]], |g, x, _| apply(g, Op::Rotary(Rotary::new(1, 4, 3, 1e4)), x));
+    check(&[&[1, 7, 36]], |g, x, _| apply(g, Op::Rotary(Rotary::new(2, 6, 7, 100.0)), x));
+}
+
+#[test]
 fn pools() {
     check(&[&[2, 3, 4, 6]], |g, x, _| apply(g, Op::MaxPool(MaxPool { kernel: 2, stride: 2 }), x));
     check(&[&[1, 2, 5, 7]], |g, x, _| apply(g, Op::MaxPool(MaxPool { kernel: 3, stride: 2 }), x));

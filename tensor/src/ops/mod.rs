@@ -25,6 +25,8 @@ mod pointwise;
 mod reduce;
 mod relu;
 mod reshape;
+mod rms_norm;
+mod rotary;
 mod scale;
 mod seed;
 mod softmax;
@@ -56,6 +58,8 @@ pub use pointwise::Each;
 pub use reduce::{ArgMax, Reduce, ReduceKind};
 pub use relu::{Relu, ReluGrad};
 pub use reshape::Reshape;
+pub use rms_norm::{RmsNorm, RmsNormGrad};
+pub use rotary::Rotary;
 pub use scale::Scale;
 pub use seed::Seed;
 pub use softmax::{Softmax, SoftmaxGrad};
@@ -149,8 +153,8 @@ impl<F: Real> Work<F> {
     /// Gives every thread as much room as one of them needed: who gets which task is chance, and a later run must not
     /// find a room too small.
     pub(crate) fn level(&mut self) {
-        let fields: [fn(&mut Room<F>) -> &mut Vec<F>; 4] =
-            [|r| &mut r.pack.a, |r| &mut r.pack.b, |r| &mut r.columns, |r| &mut r.sums];
+        type Field<F> = fn(&mut Room<F>) -> &mut Vec<F>;
+        let fields: [Field<F>; 4] = [|r| &mut r.pack.a, |r| &mut r.pack.b, |r| &mut r.columns, |r| &mut r.sums];
         // What is packed for all lies in the first room alone.
         for field in fields {
             let largest = self.rooms.iter_mut().map(|room| field(room).len()).max().unwrap_or(0);
@@ -248,6 +252,9 @@ ops!(
     Relu,
     ReluGrad,
     Reshape,
+    RmsNorm,
+    RmsNormGrad,
+    Rotary,
     Scale,
     Seed,
     Slice,

@@ -69,6 +69,7 @@ fn intervals(steps: &[Step], kept: &[Range<usize>]) -> Result<Vec<Interval>, Str
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of places may have one")]
 mod tests {
     use super::*;
     use crate::ops::{Op, Relu};

@@ -56,6 +56,18 @@ impl Module for Text {
     }
 }
 
+/// A decoder with RMS norms and rotary positions.
+struct Turned;
+
+impl Module for Turned {
+    fn forward(&self, nn: &Scope, x: Tensor) -> Result<Tensor> {
+        let table = Table { rows: nn.outputs(), width: 12, init: Init::Normal { std: 0.5 } };
+        let (x, _) = nn.embedding("table", &x, table)?;
+        let y = nn.linear("qkv", &nn.rms_norm("norm", &x)?, 36)?.rotary(2)?.causal_attention(2)?;
+        nn.linear("out", &nn.rms_norm("last", &x.add(&y)?)?, nn.outputs())
+    }
+}
+
 /// Whatever does not fit the usual ways: parameters made of parameters, used twice and beside the batch.
 struct Odd;
 
@@ -227,6 +239,7 @@ fn units_of_wide_images_have_the_bits_of_single_shards() {
 #[test]
 fn units_of_a_decoder_with_a_tied_table_have_the_bits_of_single_shards() {
     check_all(&Text, &TOKENS, &ALL[..1]);
+    check_all(&Turned, &TOKENS, &ALL[..1]);
 }
 
 #[test]
@@ -274,6 +287,7 @@ fn one_by_one(module: &dyn Module, data: &DataShape) -> Vec<&'static str> {
 fn the_usual_models_run_as_a_whole() {
     assert_eq!(one_by_one(&Mlp, &FEATURES), [""; 0]);
     assert_eq!(one_by_one(&Image, &FEATURES), ["batch norm", "batch norm gradient"]);
+    assert_eq!(one_by_one(&Turned, &TOKENS), [""; 0]);
     // The tied table's two gradients are added leaf by leaf.
     assert_eq!(one_by_one(&Text, &TOKENS), ["embedding gradient", "linear weight gradient"]);
 }

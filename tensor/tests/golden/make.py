@@ -44,6 +44,20 @@ def ops():
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return y.transpose(1, 2).reshape(m, t, c3 // 3)
 
+    def rotary(qkv, heads=2):
+        m, t, c3 = qkv.shape
+        d = c3 // 3 // heads
+        angle = torch.arange(t).double()[:, None] * 1e4 ** (-torch.arange(0, d, 2).double() / d)
+        cos, sin = (torch.cat([f(angle)] * 2, dim=1) for f in (torch.cos, torch.sin))
+
+        def turn(x):
+            x = x.reshape(m, t, heads, d).transpose(1, 2)
+            half = torch.cat([-x[..., d // 2 :], x[..., : d // 2]], dim=-1)
+            return (x * cos + half * sin).transpose(1, 2).reshape(m, t, -1)
+
+        q, k, v = qkv.split(c3 // 3, dim=2)
+        return torch.cat([turn(q), turn(k), v], dim=2)
+
     def cross_entropy(smoothing):
         return lambda x, t: F.cross_entropy(x, t, ignore_index=IGNORE, label_smoothing=smoothing, reduction="none")
 
@@ -67,6 +81,8 @@ def ops():
     case("attention", attention, (2, 7, 18))
     case("cross_entropy", cross_entropy(0.0), (6, 7), ints=targets)
     case("cross_entropy_smooth", cross_entropy(0.1), (6, 7), ints=targets)
+    case("rms_norm", lambda x, w: F.rms_norm(x, (6,), w, 1e-5), (3, 2, 6), (6,))
+    case("rotary", rotary, (2, 5, 24))
     save_file(tensors, HERE / "ops.safetensors")
 
 
