@@ -92,9 +92,7 @@ pub fn run_seen(
     watch: &mut dyn Watch,
 ) {
     let _ieee = crate::float_mode::Ieee::enter();
-    if scratch.arena.len() < plan.arena {
-        scratch.arena.resize(plan.arena, 0.0);
-    }
+    crate::memory::grow(&mut scratch.arena, plan.arena);
     let mut phase = Phase::Forward;
     for (index, step) in plan.steps.iter().enumerate() {
         // The backward pass begins where the gradients of the losses are set.
