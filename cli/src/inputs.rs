@@ -7,6 +7,7 @@ use elastic_proto::client::Coordinator;
 use elastic_spec::Digest;
 use elastic_spec::job::{JobSpec, folder};
 use elastic_spec::limits::BLOB_BYTES_MAX;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What was read for one input; None: it is not on this machine.
@@ -23,7 +24,7 @@ impl Found {
     }
 }
 
-/// Reads all inputs and fixes `data.sha256`. For a job that is trained here each must be here.
+/// Reads all inputs and fixes `data.sha256` and `model.init_sha256`. For a job that is trained here each must be here.
 pub fn find_here(spec: &mut JobSpec) -> Result<()> {
     let found = find(spec)?;
     let missing: Vec<_> = found.iter().filter(|input| input.bytes.is_none()).collect();
@@ -34,7 +35,7 @@ pub fn find_here(spec: &mut JobSpec) -> Result<()> {
     fix_digest(spec, &found)
 }
 
-/// Reads what is on this machine and fixes `data.sha256` if all the data is.
+/// Reads what is on this machine and fixes the digest of data and start where all of it is.
 pub fn find(spec: &JobSpec) -> Result<Vec<Found>> {
     let data = spec.data.inputs().len();
     let mut found = Vec::new();
@@ -78,27 +79,39 @@ fn files_of(dir: &str) -> Result<Vec<String>> {
     Ok([folder::CONFIG, folder::INDEX].into_iter().chain(parts).map(at).collect())
 }
 
-/// Of one file its own SHA-256; of several, that of the lines `<hex>  <key>` (docs/job-toml.md).
+/// Of one file its own SHA-256; of several, that of the lines `<hex>  <key>`, of a model's folder `<hex>  <name>`
+/// (docs/job-toml.md).
 pub fn fix_digest(spec: &mut JobSpec, found: &[Found]) -> Result<()> {
-    let data: Vec<_> = found.iter().filter(|input| input.section == "data").collect();
-    let digests: Option<Vec<_>> =
-        data.iter().map(|input| Some((input.key, Digest::of(input.bytes.as_ref()?)))).collect();
-    let is = match digests.as_deref() {
-        None | Some([]) => return Ok(()),
-        Some([(_, digest)]) => *digest,
+    let of = |section: &'static str| found.iter().filter(move |input| input.section == section);
+    let data: Option<Vec<_>> = of("data").map(|input| Some((input.key, Digest::of(input.bytes.as_ref()?)))).collect();
+    let is = match data.as_deref() {
+        None | Some([]) => None,
+        Some([(_, digest)]) => Some(*digest),
         Some(several) => {
             let lines: String = several.iter().map(|(key, digest)| format!("{digest}  {key}\n")).collect();
-            Digest::of(lines.as_bytes())
+            Some(Digest::of(lines.as_bytes()))
         }
     };
-    match spec.data.sha256 {
+    fix("data.sha256", "the data", &mut spec.data.sha256, is)?;
+    let name = |path: &str| Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let model: Option<BTreeMap<_, _>> =
+        of("model").map(|input| Some((name(&input.path), Digest::of(input.bytes.as_ref()?)))).collect();
+    fix(
+        "model.init_sha256",
+        "what model.init names",
+        &mut spec.model.init_sha256,
+        folder::digest(&model.unwrap_or_default()),
+    )
+}
+
+/// Sets the digest of what is here, or holds it against the one that was said.
+fn fix(field: &str, what: &str, said: &mut Option<Digest>, is: Option<Digest>) -> Result<()> {
+    let Some(is) = is else { return Ok(()) };
+    match said.replace(is) {
         Some(said) if said != is => Err(mistake(anyhow!(
-            "data.sha256: the data here has {is}, the job file says {said}: take the file that is meant, or correct the line"
+            "{field}: {what} here has {is}, the job file says {said}: take the file that is meant, or correct the line"
         ))),
-        _ => {
-            spec.data.sha256 = Some(is);
-            Ok(())
-        }
+        _ => Ok(()),
     }
 }
 

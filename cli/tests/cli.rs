@@ -192,6 +192,17 @@ fn planned_memory_is_told_before_a_run_and_beside_a_dry_run() {
 }
 
 #[test]
+fn a_start_that_is_not_the_one_that_was_meant_is_refused() {
+    let folder = Folder::with(&JOB.replace("hidden = [16]", "hidden = [16]\ninit = \"weights.safetensors\""));
+    std::fs::write(folder.path().join("weights.safetensors"), "nonsense").unwrap();
+    let other = format!("model.init_sha256={:?}", "0".repeat(64));
+    let refused = folder.run(&["submit", "job.toml", "--local", "--set", &other]);
+    assert_eq!(code(&refused), 2);
+    let said = err(&refused);
+    assert!(said.contains("model.init_sha256: what model.init names here has ") && said.contains("says 000"), "{said}");
+}
+
+#[test]
 fn a_job_that_cannot_fit_into_memory_is_refused_with_its_plan_and_a_cure() {
     let folder = Folder::with(&JOB.replace("hidden = [16]", &format!("hidden = {:?}", [65536; 64])));
     for args in [&["submit", "job.toml", "--local", "--workers", "2"][..], &["profile", "job.toml"]] {

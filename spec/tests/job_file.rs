@@ -297,7 +297,13 @@ prop_compose! {
         let max_workers = max.min(train.shards);
         JobSpec {
             name,
-            model: ModelSpec { kind: model, init_except: if init.is_some() { patterns } else { vec![] }, init, freeze },
+            model: ModelSpec {
+                kind: model,
+                init_sha256: sha.filter(|_| init.is_some()).map(Digest),
+                init_except: if init.is_some() { patterns } else { vec![] },
+                init,
+                freeze,
+            },
             data: DataSpec { source, validation, sha256: sha.map(Digest) },
             elastic: ElasticSpec { min_workers: min.min(max_workers), max_workers, reduce: Reduce::Exact, restarts },
             train,

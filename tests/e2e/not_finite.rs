@@ -53,8 +53,20 @@ fn steps_that_are_not_finite_are_skipped_alike_on_one_to_three_workers_and_after
         [("ELASTIC_FAIL", "after-contribute:6:kill".to_string()), ("ELASTIC_FAIL_ONCE", once.display().to_string())];
     assert_same(&with("3", &kill).1, &alone);
     assert_eq!(std::fs::read_dir(&once).expect("the directory").count(), 1, "nobody was killed");
-    let weights = result["weights_sha256"].as_str().expect("weights");
-    assert_eq!(weights, alone.weights);
+
+    // A job that ended for such a step goes on from its checkpoint as if it had skipped them from the start.
+    let mut command = Command::new(elastic());
+    command.arg("submit").arg(&job).args(["--local", "--json", "--set", "checkpoint.every=1", "--runs"]);
+    let out = command.arg(dir.path().join("runs")).current_dir(dir.path()).output().expect("elastic starts");
+    let said = String::from_utf8(out.stdout).expect("text");
+    let failed: Value = serde_json::from_str(said.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(failed["state"], "failed", "{failed}");
+    let run = Path::new(failed["run_dir"].as_str().expect("run_dir"));
+    let name = run.file_name().and_then(|name| name.to_str()).expect("the run's name");
+    let args =
+        ["--set", "train.non_finite=\"skip\"", "--set", "checkpoint.every=8", "--workers", "2", "--resume", name];
+    assert_same(&submit_local(dir.path(), &job, &args, &[]).1, &alone);
+    assert_eq!(result["steps"], 32);
 }
 
 #[test]

@@ -115,3 +115,46 @@ fn a_start_that_does_not_fit_fails_the_job_with_all_that_differs() {
     let said = because(&["model.freeze=[\"wtx.*\"]"]);
     assert!(said.contains("model.freeze: \"wtx.*\" matches no parameter; near it are `wte.weight`"), "{said}");
 }
+
+/// A safetensors file of these tensors, all numbers `x`.
+fn file_of(tensors: &[(&str, &[usize])], x: f32) -> Vec<u8> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in tensors {
+        let bytes = 4 * shape.iter().product::<usize>();
+        header.insert(
+            name.to_string(),
+            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [end, end + bytes]}),
+        );
+        end += bytes;
+    }
+    let header = Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &x.to_le_bytes().repeat(end / 4)].concat()
+}
+
+#[test]
+fn weights_that_were_changed_after_the_submit_are_refused_by_every_worker() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // A little more than what travels with a job.
+    let tensors: [(&str, &[usize]); 4] = [
+        ("layers.0.weight", &[2048, 2048]),
+        ("layers.0.bias", &[2048]),
+        ("layers.1.weight", &[2, 2048]),
+        ("layers.1.bias", &[2]),
+    ];
+    let weights = dir.path().join("weights.safetensors");
+    std::fs::write(&weights, file_of(&tensors, 0.0)).expect("a file");
+    let job = dir.path().join("job.toml");
+    let text = "[model]\nkind = \"mlp\"\nhidden = [2048]\ninit = \"weights.safetensors\"\n\n[data]\nkind = \"synthetic\"\n\
+                samples = 64\nfeatures = 2048\nclasses = 2\n\n[train]\nglobal_batch = 8\nsteps = 3\nlr = 0.01\n";
+    std::fs::write(&job, text).expect("a file");
+    let mut cluster = Cluster::start(None, 0);
+    let id = cluster.submit(&job, &[]);
+    std::fs::write(&weights, file_of(&tensors, 0.5)).expect("a file");
+    cluster.start_agent("n0", &[]);
+    let over = crate::cluster::wait_for("the job's end", 60, || {
+        cluster.status(&id).filter(|s| s["state"] != "pending" && s["state"] != "running")
+    });
+    assert_eq!(over["state"], "failed", "{over}");
+    let reason = over["reason"].as_str().expect("a reason");
+    assert!(reason.contains("these are not the weights that were submitted: model.init_sha256 is "), "{reason}");
+}

@@ -16,6 +16,8 @@ use elastic_spec::facts::{Launch, Published};
 use elastic_spec::job::{JobSpec, ModelKind, folder};
 use elastic_spec::{Digest, Epoch, JobId};
 use elastic_tensor::Network;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,17 +119,28 @@ pub fn network(
 
 fn init_from(order: &Order, path: &str, job: &Job, state: &mut State) -> Result<()> {
     let file = |name: &str| if name.is_empty() { order.file(path) } else { order.file(&format!("{path}/{name}")) };
+    let read = RefCell::new(BTreeMap::new());
     let files = Files {
         // A folder that travelled is not at its path; its configuration is among what did.
         is_folder: file(folder::CONFIG).exists() || Path::new(path).is_dir(),
         read: &|name| {
             let file = file(name);
-            std::fs::read(&file).map_err(|e| format!("read {}: {e}", file.display()))
+            let bytes = std::fs::read(&file).map_err(|e| format!("read {}: {e}", file.display()))?;
+            read.borrow_mut().insert(name.to_string(), Digest::of(&bytes));
+            Ok(bytes)
         },
         has: &|name| file(name).exists(),
     };
     let layout = job.network.layout();
-    elastic_models::start_from(&order.spec.model, layout, &files, &mut state.floats).map_err(anyhow::Error::msg)
+    elastic_models::start_from(&order.spec.model, layout, &files, &mut state.floats).map_err(anyhow::Error::msg)?;
+    // Workers that began with other weights would never have one state.
+    match (order.spec.model.init_sha256, folder::digest(&read.into_inner())) {
+        (Some(wanted), Some(found)) if wanted != found => bail!(
+            "these are not the weights that were submitted: model.init_sha256 is {wanted}, what is here has {found}; \
+             give every node the same files, or submit again if they were changed on purpose"
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn restore(job: &Job, state: &mut State, checkpoints: &Checkpoints) -> Result<Option<Published>> {

@@ -164,6 +164,7 @@ impl Setting {
             model: ModelSpec {
                 kind: ModelKind::Mlp { hidden: vec![], activation: Activation::Relu },
                 init: None,
+                init_sha256: None,
                 init_except: vec![],
                 freeze: vec![],
             },

@@ -41,6 +41,9 @@ pub struct ModelSpec {
     pub kind: ModelKind,
     /// A safetensors file whose tensors replace the random initialisation, by name, or a folder of Hugging Face.
     pub init: Option<String>,
+    /// SHA-256 of what `init` names, fixed at submit where it is at hand; every worker checks what it reads against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_sha256: Option<Digest>,
     /// Patterns (`names`) of parameters that begin at random all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub init_except: Vec<String>,

@@ -36,7 +36,7 @@ impl Page {
     }
 }
 
-fn print_model(page: &mut Page, ModelSpec { kind, init, init_except, freeze }: &ModelSpec) {
+fn print_model(page: &mut Page, ModelSpec { kind, init, init_sha256, init_except, freeze }: &ModelSpec) {
     page.section("model");
     match kind {
         ModelKind::Mlp { hidden, activation } => {
@@ -83,6 +83,9 @@ fn print_model(page: &mut Page, ModelSpec { kind, init, init_except, freeze }: &
     }
     if let Some(init) = init {
         page.line("init", text(init));
+    }
+    if let Some(sha256) = init_sha256 {
+        page.line("init_sha256", text(&sha256.to_string()));
     }
     page.line("init_except", texts(init_except));
     page.line("freeze", texts(freeze));

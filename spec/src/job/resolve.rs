@@ -108,7 +108,11 @@ fn read_model(section: &mut Section) -> Option<ModelSpec> {
     if init.is_none() && !section.has("init") && init_except.as_ref().is_some_and(|except| !except.is_empty()) {
         section.wrong("init_except", "is given without `init`, so that there is nothing to except from");
     }
-    Some(ModelSpec { kind: kind?, init, init_except: init_except?, freeze: freeze? })
+    let init_sha256 = section.digest("init_sha256");
+    if init.is_none() && !section.has("init") && init_sha256.is_some() {
+        section.wrong("init_sha256", "is given without `init`, so that there is nothing to check");
+    }
+    Some(ModelSpec { kind: kind?, init, init_sha256, init_except: init_except?, freeze: freeze? })
 }
 
 fn read_mlp(section: &mut Section) -> Option<ModelKind> {

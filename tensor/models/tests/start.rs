@@ -13,7 +13,7 @@ const CONTEXT: usize = 6;
 
 fn gpt() -> ModelSpec {
     let kind = ModelKind::Gpt { layers: 2, heads: 2, width: 8, context: CONTEXT as u32, dropout: 0.0 };
-    ModelSpec { kind, init: Some("folder".into()), init_except: vec![], freeze: vec![] }
+    ModelSpec { kind, init: Some("folder".into()), init_sha256: None, init_except: vec![], freeze: vec![] }
 }
 
 fn network(model: &ModelSpec) -> Box<dyn Network> {
@@ -162,7 +162,7 @@ fn written(name: &str) -> Result<Vec<u8>, String> {
 #[test]
 fn a_folder_has_the_losses_that_gpt2s_own_formulas_give() {
     let kind = ModelKind::Gpt { layers: 2, heads: 2, width: 6, context: 5, dropout: 0.0 };
-    let model = ModelSpec { kind, init: Some("gpt2".into()), init_except: vec![], freeze: vec![] };
+    let model = ModelSpec { kind, init: Some("gpt2".into()), init_sha256: None, init_except: vec![], freeze: vec![] };
     let network = build(&model.kind, &DataShape::Tokens { vocab: 7, context: 5 }, 1).unwrap();
     let mut state = network.init(1);
     let files = Files { is_folder: true, read: &|name| written(name), has: &|name| written(name).is_ok() };
@@ -301,7 +301,7 @@ fn a_file_of_hugging_face_without_its_folder_is_told_apart_by_its_axes() {
 
 fn resnet18() -> ModelSpec {
     let kind = ModelKind::Resnet18 { image: [1, 8, 8], stem: Stem::Small, width: 2, zero_init_residual: false };
-    ModelSpec { kind, init: Some("weights.safetensors".into()), init_except: vec![], freeze: vec![] }
+    ModelSpec { kind, init: Some("weights.safetensors".into()), init_sha256: None, init_except: vec![], freeze: vec![] }
 }
 
 #[test]

@@ -450,6 +450,7 @@ fn spec(config: &Config, min_workers: u16, max_workers: u16) -> JobSpec {
         model: job::ModelSpec {
             kind: job::ModelKind::Mlp { hidden: vec![8], activation: job::Activation::Relu },
             init: None,
+            init_sha256: None,
             init_except: vec![],
             freeze: vec![],
         },

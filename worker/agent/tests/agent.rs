@@ -193,6 +193,7 @@ fn spec() -> String {
         model: ModelSpec {
             kind: ModelKind::Mlp { hidden: vec![], activation: elastic_spec::job::Activation::Relu },
             init: None,
+            init_sha256: None,
             init_except: vec![],
             freeze: vec![],
         },

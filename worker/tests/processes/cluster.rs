@@ -393,6 +393,7 @@ fn spec(plan: &Plan) -> JobSpec {
         model: ModelSpec {
             kind: ModelKind::Own { program: "it".into(), params: plan.params.clone() },
             init: None,
+            init_sha256: None,
             init_except: vec![],
             freeze: vec![],
         },
