@@ -109,6 +109,7 @@ pub fn run_seen(
         });
         watch.after(at, &mut written);
     }
+    scratch.work.level();
 }
 
 fn run_step<F: Real>(step: &Step, scratch: &mut Scratch<F>, bound: &Bound<'_, F>, out: &mut [F]) {
