@@ -197,10 +197,13 @@ fn any_model() -> impl Strategy<Value = ModelKind> {
             ModelKind::Cnn { image, channels, kernel: kernel * 2 + 1, hidden, batch_norm }
         },
     );
-    let gpt =
-        (1u32..9, 1u32..9, 1u32..99, 1u32..999, 0.0f32..0.999).prop_map(|(layers, heads, each, context, dropout)| {
-            ModelKind::Gpt { layers, heads, width: heads * each, context, dropout }
-        });
+    let gpt = (1u32..9, 1u32..9, 1u32..99, 1u32..999, 0.0f32..0.999, any::<[bool; 2]>()).prop_map(
+        |(layers, heads, each, context, dropout, [rms, rotary])| {
+            let norm = if rms { Norm::Rms } else { Norm::Layer };
+            let (positions, each) = if rotary { (Positions::Rotary, 2 * each) } else { (Positions::Learned, each) };
+            ModelKind::Gpt { layers, heads, width: heads * each, context, dropout, norm, positions }
+        },
+    );
     let params = (any::<i64>(), any::<u64>(), -1e300f64..1e300, "[a-z\\n\"]{0,9}", 1u32..65536).prop_map(|(a, b, c, d, context)| {
         serde_json::json!({ "a": a, "b": [b, { "c": c }], "d e": d, "empty": {}, "context": context })
     });

@@ -59,6 +59,11 @@ fn the_gpt_has_the_same_bits_on_one_to_four_workers() {
 }
 
 #[test]
+fn a_gpt_with_rms_norms_and_rotary_positions_has_the_same_bits_on_one_to_four_workers() {
+    check("gpt", &["--set", "train.steps=40", "--set", "model.norm=rms", "--set", "model.positions=rotary"]);
+}
+
+#[test]
 fn a_model_of_ones_own_has_the_same_bits_on_one_to_four_workers_and_after_a_kill() {
     let program = match std::env::var_os("ELASTIC_OWN_MODEL_BIN") {
         Some(path) => std::path::PathBuf::from(path),

@@ -85,6 +85,8 @@ pub const SECTIONS: &[(&str, &str)] = &[
 
 pub(super) const MODEL_KINDS: &[&str] = &["mlp", "cnn", "resnet18", "gpt", "own"];
 pub(super) const STEMS: &[&str] = &["full", "small"];
+const NORMS: &[&str] = &["layer", "rms"];
+const POSITIONS: &[&str] = &["learned", "rotary"];
 pub(super) const DATA_KINDS: &[&str] = &["csv", "npy", "text", "synthetic"];
 pub(super) const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw"];
 pub(super) const SCHEDULES: &[&str] = &["constant", "linear", "cosine", "step"];
@@ -183,6 +185,10 @@ pub const KEYS: &[Key] = &[
     model("width", &["gpt"], int(1, WIDTH_MAX), Required, "Size of a token's vector."),
     model("context", &["gpt"], int(1, WIDTH_MAX), Required, "Tokens of a sample: how far the model looks back."),
     model("dropout", &["gpt"], float(ZERO_UP, BELOW_ONE), Is("0.0"), "Share of the activations set to zero in training."),
+    model("norm", &["gpt"], Kind::OneOf(NORMS), Is("\"layer\""),
+        "`layer`: layer norm, as in GPT-2. `rms`: RMS norm, a scale and no shift, as in Llama."),
+    model("positions", &["gpt"], Kind::OneOf(POSITIONS), Is("\"learned\""),
+        "`learned`: a vector for each place. `rotary`: queries and keys are turned by their place (base 10,000); a head then needs an even number of channels."),
     model("program", &["own"], Kind::Text, Required,
         "The worker program to start. With a `/` in it: a path. Else it is looked for on each node's PATH."),
     model("params", &["own"], Kind::Table, Is("{}"),

@@ -65,8 +65,18 @@ pub enum ModelKind {
     /// He et al. 2015, "Deep residual learning for image recognition": 18 layers, torchvision's names. `image`
     /// is (channels, height, width) of a sample, `width` the first stage's channels. Batch norm always.
     Resnet18 { image: [u32; 3], stem: Stem, width: u32, zero_init_residual: bool },
-    /// A decoder: token and learned position embeddings, pre-norm blocks, weight-tied output layer.
-    Gpt { layers: u32, heads: u32, width: u32, context: u32, dropout: f32 },
+    /// A decoder: token embeddings, positions, pre-norm blocks, weight-tied output layer.
+    Gpt {
+        layers: u32,
+        heads: u32,
+        width: u32,
+        context: u32,
+        dropout: f32,
+        #[serde(default)]
+        norm: Norm,
+        #[serde(default)]
+        positions: Positions,
+    },
     /// A model of the user's own: `program` is the worker to start, `params` are handed to it as they are.
     Own { program: String, params: serde_json::Value },
 }
@@ -76,6 +86,26 @@ pub enum ModelKind {
 pub enum Activation {
     Relu,
     Gelu,
+}
+
+/// The norms of a decoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    #[default]
+    Layer,
+    Rms,
+}
+
+/// How a decoder knows where a token stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positions {
+    /// A learned vector for each place, added to the token's.
+    #[default]
+    Learned,
+    /// Queries and keys are turned by their place.
+    Rotary,
 }
 
 /// How a residual network begins.

@@ -4,7 +4,7 @@
 
 use super::{
     Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, NonFinite, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec,
+    ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
 };
 use serde_json::Value as Json;
 
@@ -67,13 +67,15 @@ fn print_model(page: &mut Page, ModelSpec { kind, init, init_sha256, init_except
             page.line("width", width.to_string());
             page.line("zero_init_residual", zero_init_residual.to_string());
         }
-        ModelKind::Gpt { layers, heads, width, context, dropout } => {
+        ModelKind::Gpt { layers, heads, width, context, dropout, norm, positions } => {
             page.line("kind", text("gpt"));
             page.line("layers", layers.to_string());
             page.line("heads", heads.to_string());
             page.line("width", width.to_string());
             page.line("context", context.to_string());
             page.line("dropout", float32(*dropout));
+            page.line("norm", text(if *norm == Norm::Rms { "rms" } else { "layer" }));
+            page.line("positions", text(if *positions == Positions::Rotary { "rotary" } else { "learned" }));
         }
         ModelKind::Own { program, params } => {
             page.line("kind", text("own"));

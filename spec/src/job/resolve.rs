@@ -6,7 +6,7 @@ use super::parse::ParseContext;
 use super::section::Section;
 use super::{
     Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, NonFinite, Optimizer, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
+    ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
 };
 use crate::ids::JobId;
 
@@ -175,7 +175,17 @@ fn read_gpt(section: &mut Section) -> Option<ModelKind> {
     {
         section.wrong("heads", format!("is {heads}, which does not divide width = {width}"));
     }
-    Some(ModelKind::Gpt { layers: layers?, heads: heads?, width: width?, context: context?, dropout: dropout? })
+    let norm = section.choice("norm").map(|norm| if norm == "rms" { Norm::Rms } else { Norm::Layer });
+    let rotary = section.choice("positions").map(|positions| positions == "rotary");
+    if let (Some(true), Some(heads), Some(width)) = (rotary, heads, width)
+        && !width.is_multiple_of(2 * heads)
+    {
+        let each = width / heads.max(1);
+        section.wrong("positions", format!("rotary turns pairs of channels, but a head has {each} (width / heads)"));
+    }
+    let positions = rotary.map(|rotary| if rotary { Positions::Rotary } else { Positions::Learned });
+    let (layers, heads, width, context) = (layers?, heads?, width?, context?);
+    Some(ModelKind::Gpt { layers, heads, width, context, dropout: dropout?, norm: norm?, positions: positions? })
 }
 
 fn read_own(section: &mut Section) -> Option<ModelKind> {

@@ -45,7 +45,7 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
                 Resnet18 { image, stem: *stem, width: *width as usize, zero_init_residual: *zero_init_residual };
             compile(&model, data, shard_samples)
         }
-        ModelKind::Gpt { layers, heads, width, context, dropout } => {
+        ModelKind::Gpt { layers, heads, width, context, dropout, norm, positions } => {
             let DataShape::Tokens { context: window, .. } = data else {
                 return Err("gpt reads tokens; choose data.kind text, or synthetic for gpt".into());
             };
@@ -56,7 +56,8 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
                 return Err(format!("model.width {width} does not divide into model.heads {heads}"));
             }
             let (layers, heads, width) = (*layers as usize, *heads as usize, *width as usize);
-            compile(&Gpt { layers, heads, width, dropout: *dropout }, data, shard_samples)
+            let (dropout, norm, positions) = (*dropout, *norm, *positions);
+            compile(&Gpt { layers, heads, width, dropout, norm, positions }, data, shard_samples)
         }
         ModelKind::Own { program, .. } => {
             Err(format!("a model of your own is built by its program {program}, not by this worker"))

@@ -5,7 +5,7 @@
 //! its output layer is the token table.
 
 use elastic_spec::job::names::select;
-use elastic_spec::job::{ModelKind, ModelSpec, folder};
+use elastic_spec::job::{ModelKind, ModelSpec, Norm, Positions, folder};
 use elastic_tensor::StateLayout;
 use elastic_tensor::init::{Axes, Intake, floats};
 use safetensors::SafeTensors;
@@ -32,6 +32,9 @@ pub fn start_from(model: &ModelSpec, layout: &StateLayout, files: &Files<'_>, st
     }
     if !matches!(model.kind, ModelKind::Gpt { .. }) {
         return Err("is a folder; only of a gpt a folder is read, of other models a safetensors file".into());
+    }
+    if let ModelKind::Gpt { norm: Norm::Rms, .. } | ModelKind::Gpt { positions: Positions::Rotary, .. } = model.kind {
+        return Err("is a folder of a GPT-2, which has norm = \"layer\" and positions = \"learned\"".into());
     }
     check_config(&(files.read)(folder::CONFIG)?, &model.kind, layout, &anew)?;
     let parts = match (files.has)(folder::WHOLE) {

@@ -4,7 +4,7 @@
 
 use elastic_models::build;
 use elastic_spec::batch::{Batch, DataShape};
-use elastic_spec::job::{Activation, ModelKind, Optimizer, Stem};
+use elastic_spec::job::{Activation, ModelKind, Norm, Optimizer, Positions, Stem};
 use elastic_tensor::{LeafKey, Update, moments_of};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,7 +58,15 @@ fn models() -> Vec<(&'static str, ModelKind, DataShape)> {
         ),
         (
             "gpt",
-            ModelKind::Gpt { layers: 2, heads: 2, width: 32, context: 24, dropout: 0.1 },
+            ModelKind::Gpt {
+                layers: 2,
+                heads: 2,
+                width: 32,
+                context: 24,
+                dropout: 0.1,
+                norm: Norm::Layer,
+                positions: Positions::Learned,
+            },
             DataShape::Tokens { vocab: 50, context: 24 },
         ),
     ]

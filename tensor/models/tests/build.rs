@@ -2,7 +2,7 @@
 
 use elastic_models::build;
 use elastic_spec::batch::DataShape;
-use elastic_spec::job::{Activation, ModelKind, Stem};
+use elastic_spec::job::{Activation, ModelKind, Norm, Positions, Stem};
 
 const FEATURES: DataShape = DataShape::Features { features: 64, classes: 10 };
 const TOKENS: DataShape = DataShape::Tokens { vocab: 50, context: 16 };
@@ -16,7 +16,15 @@ fn cnn(image: [u32; 3], kernel: u32) -> ModelKind {
 }
 
 fn gpt(heads: u32, context: u32) -> ModelKind {
-    ModelKind::Gpt { layers: 2, heads, width: 24, context, dropout: 0.1 }
+    ModelKind::Gpt {
+        layers: 2,
+        heads,
+        width: 24,
+        context,
+        dropout: 0.1,
+        norm: Norm::Layer,
+        positions: Positions::Learned,
+    }
 }
 
 fn resnet18(image: [u32; 3], stem: Stem, width: u32) -> ModelKind {
@@ -36,11 +44,24 @@ fn every_kind_has_the_parameters_that_its_description_says() {
     // Per block 12 width² + 13 width; the output layer is the token table.
     let gpt_params = (50 + 16) * 24 + 2 * (12 * 24 * 24 + 13 * 24) + 2 * 24;
     assert_eq!(floats(&gpt(4, 16), &TOKENS), (gpt_params, gpt_params));
+    // Without shifts of five norms and without places.
+    let (norm, positions) = (Norm::Rms, Positions::Rotary);
+    let turned = ModelKind::Gpt { layers: 2, heads: 4, width: 24, context: 16, dropout: 0.1, norm, positions };
+    let turned_params = gpt_params - 5 * 24 - 16 * 24;
+    assert_eq!(floats(&turned, &TOKENS), (turned_params, turned_params));
 }
 
 #[test]
 fn the_smallest_gpt2_has_its_names_and_count() {
-    let kind = ModelKind::Gpt { layers: 12, heads: 12, width: 768, context: 1024, dropout: 0.1 };
+    let kind = ModelKind::Gpt {
+        layers: 12,
+        heads: 12,
+        width: 768,
+        context: 1024,
+        dropout: 0.1,
+        norm: Norm::Layer,
+        positions: Positions::Learned,
+    };
     let network = build(&kind, &DataShape::Tokens { vocab: 50257, context: 1024 }, 1).unwrap();
     assert_eq!(network.layout().param_floats(), 124_439_808);
     assert_eq!(network.layout().params.len(), 2 + 12 * 12 + 2);

@@ -2,7 +2,7 @@
 
 use elastic_models::build;
 use elastic_spec::batch::{Batch, DataShape};
-use elastic_spec::job::{Activation, ModelKind, Stem};
+use elastic_spec::job::{Activation, ModelKind, Norm, Positions, Stem};
 use elastic_tensor::exec::{At, Phase, Watch};
 use elastic_tensor::{LeafKey, Network};
 
@@ -27,7 +27,18 @@ fn networks() -> Vec<(Box<dyn Network>, Batch)> {
         (ModelKind::Mlp { hidden: vec![12], activation: Activation::Relu }, &image),
         (ModelKind::Cnn { image: [1, 8, 8], channels: vec![4, 6], kernel: 3, hidden: 5, batch_norm: true }, &image),
         (ModelKind::Resnet18 { image: [1, 8, 8], stem: Stem::Full, width: 2, zero_init_residual: false }, &image),
-        (ModelKind::Gpt { layers: 2, heads: 2, width: 8, context: 8, dropout: 0.1 }, &tokens),
+        (
+            ModelKind::Gpt {
+                layers: 2,
+                heads: 2,
+                width: 8,
+                context: 8,
+                dropout: 0.1,
+                norm: Norm::Layer,
+                positions: Positions::Learned,
+            },
+            &tokens,
+        ),
     ];
     let batch = |data: &DataShape| match data {
         DataShape::Features { .. } => Batch {

@@ -2,7 +2,7 @@
 
 use elastic_models::{Files, build, start_from};
 use elastic_spec::batch::{Batch, DataShape};
-use elastic_spec::job::{ModelKind, ModelSpec, Optimizer, Stem};
+use elastic_spec::job::{ModelKind, ModelSpec, Norm, Optimizer, Positions, Stem};
 use elastic_tensor::{LeafKey, Network, Update, freeze, optim};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
@@ -12,7 +12,15 @@ const VOCAB: usize = 11;
 const CONTEXT: usize = 6;
 
 fn gpt() -> ModelSpec {
-    let kind = ModelKind::Gpt { layers: 2, heads: 2, width: 8, context: CONTEXT as u32, dropout: 0.0 };
+    let kind = ModelKind::Gpt {
+        layers: 2,
+        heads: 2,
+        width: 8,
+        context: CONTEXT as u32,
+        dropout: 0.0,
+        norm: Norm::Layer,
+        positions: Positions::Learned,
+    };
     ModelSpec { kind, init: Some("folder".into()), init_sha256: None, init_except: vec![], freeze: vec![] }
 }
 
@@ -161,7 +169,15 @@ fn written(name: &str) -> Result<Vec<u8>, String> {
 
 #[test]
 fn a_folder_has_the_losses_that_gpt2s_own_formulas_give() {
-    let kind = ModelKind::Gpt { layers: 2, heads: 2, width: 6, context: 5, dropout: 0.0 };
+    let kind = ModelKind::Gpt {
+        layers: 2,
+        heads: 2,
+        width: 6,
+        context: 5,
+        dropout: 0.0,
+        norm: Norm::Layer,
+        positions: Positions::Learned,
+    };
     let model = ModelSpec { kind, init: Some("gpt2".into()), init_sha256: None, init_except: vec![], freeze: vec![] };
     let network = build(&model.kind, &DataShape::Tokens { vocab: 7, context: 5 }, 1).unwrap();
     let mut state = network.init(1);

@@ -2,7 +2,7 @@
 
 use elastic_loader::{Data, Plan, epoch_of, open, schedule, total_steps};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
-use elastic_spec::job::{DataSource, JobSpec, Length, ParseContext, parse};
+use elastic_spec::job::{DataSource, JobSpec, Length, Norm, ParseContext, Positions, parse};
 use elastic_spec::{Shard, Step};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -135,7 +135,15 @@ fn the_length_of_a_job_counts_the_padded_batch() {
 #[test]
 fn a_window_of_tokens_is_followed_by_its_targets() {
     let mut spec = spec(&[]);
-    spec.model.kind = elastic_spec::job::ModelKind::Gpt { layers: 1, heads: 1, width: 8, context: 4, dropout: 0.0 };
+    spec.model.kind = elastic_spec::job::ModelKind::Gpt {
+        layers: 1,
+        heads: 1,
+        width: 8,
+        context: 4,
+        dropout: 0.0,
+        norm: Norm::Layer,
+        positions: Positions::Learned,
+    };
     spec.data.source = DataSource::Text { path: "a.txt".to_string(), tokenizer: None };
     spec.data.validation = 0.0;
     let folder = tempfile::tempdir().unwrap();

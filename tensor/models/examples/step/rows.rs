@@ -1,7 +1,7 @@
 //! The models of the comparison, as a job file would name them, and their batch.
 
 use elastic_spec::batch::{Batch, DataShape};
-use elastic_spec::job::{Activation, ModelKind, Optimizer};
+use elastic_spec::job::{Activation, ModelKind, Norm, Optimizer, Positions};
 
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -20,7 +20,15 @@ pub fn row(model: &str) -> Row {
     let features = |features| DataShape::Features { features, classes: 10 };
     match model {
         "gpt" => Row {
-            kind: ModelKind::Gpt { layers: 6, heads: 8, width: 256, context: 256, dropout: 0.0 },
+            kind: ModelKind::Gpt {
+                layers: 6,
+                heads: 8,
+                width: 256,
+                context: 256,
+                dropout: 0.0,
+                norm: Norm::Layer,
+                positions: Positions::Learned,
+            },
             data: DataShape::Tokens { vocab: 256, context: 256 },
             optimizer: ADAM_W,
             lr: 1e-3,
