@@ -260,11 +260,12 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
     let length = (any::<bool>(), 1u64..1 << 48).prop_map(|(s, n)| if s { Length::Steps(n) } else { Length::Epochs(n) });
     let clip = (prop::option::of(1e-300f64..1e9), prop_oneof![Just(NonFinite::Fail), Just(NonFinite::Skip)]);
     let numbers = (1e-300f64..1000.0, clip, 0.0f32..0.9999, 0u64..1 << 48);
-    (0u32..10, 1u32..999, any::<u64>(), length, optimizer, schedule, numbers).prop_map(
+    let seed = (any::<u64>(), prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)]);
+    (0u32..10, 1u32..999, seed, length, optimizer, schedule, numbers).prop_map(
         |(
             power,
             each,
-            seed,
+            (seed, dtype),
             length,
             optimizer,
             lr_schedule,
@@ -275,6 +276,7 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
                 shards: 1 << power,
                 length,
                 seed,
+                dtype,
                 optimizer,
                 lr,
                 lr_schedule,
@@ -298,6 +300,8 @@ prop_compose! {
          threads in 0u16..1025, cpu in any::<bool>())
         -> JobSpec {
         let max_workers = max.min(train.shards);
+        let is_own = matches!(model, ModelKind::Own { .. });
+        let train = TrainSpec { dtype: if is_own { Dtype::F32 } else { train.dtype }, ..train };
         JobSpec {
             name,
             model: ModelSpec {

@@ -7,7 +7,7 @@ use crate::graph::{OneByOne, Part};
 use crate::leaves::climb;
 use crate::ops::{IO_MAX, Io, Key, Op, Work};
 use crate::plan::{Place, Plan, Step};
-use crate::real::Real;
+use crate::real::{Real, Single};
 use crate::team::Team;
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ pub struct Bound<'a, F> {
 
 /// The memory and the threads of runs, one after the other; grows to the largest plan it served.
 #[derive(Debug)]
-pub struct Scratch<F> {
+pub struct Scratch<F: Real> {
     pub arena: Vec<F>,
     work: Work<F>,
     /// Left siblings of the outputs of an op that runs one shard after the other.
@@ -84,11 +84,11 @@ impl Phase {
 }
 
 /// [`run`], and shows each step to `watch`.
-pub fn run_seen(
+pub fn run_seen<F: Single>(
     plan: &Plan,
-    scratch: &mut Scratch<f32>,
-    bound: &Bound<'_, f32>,
-    out: &mut [f32],
+    scratch: &mut Scratch<F>,
+    bound: &Bound<'_, F>,
+    out: &mut [F],
     watch: &mut dyn Watch,
 ) {
     let _ieee = crate::float_mode::Ieee::enter();
@@ -103,8 +103,8 @@ pub fn run_seen(
         watch.before(at);
         run_step(step, scratch, bound, out);
         let mut written = step.outputs.iter().map(|(_, place)| match place {
-            Place::Arena(range) => &scratch.arena[range.clone()],
-            Place::Out(range) => &out[range.clone()],
+            Place::Arena(range) => F::floats(&scratch.arena[range.clone()]),
+            Place::Out(range) => F::floats(&out[range.clone()]),
             other => unreachable!("a node writes to the arena or the output, not {other:?}"),
         });
         watch.after(at, &mut written);

@@ -7,6 +7,7 @@
 //! over shards belong to others.
 
 pub mod autograd;
+pub mod bf16;
 pub mod cost;
 pub mod eager;
 pub mod exec;
@@ -20,6 +21,7 @@ pub mod init;
 pub mod leaves;
 mod math;
 pub mod memory;
+pub mod mixed;
 mod network;
 pub mod nn;
 pub mod ops;
@@ -39,7 +41,7 @@ mod units;
 pub use freeze::freeze;
 pub use graph::ShapeError;
 pub use init::{Init, init_from_safetensors};
-pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile};
+pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile, compile_in};
 pub use optim::{Update, UpdateReport, apply, apply_on, learning_rate, moments_of};
 pub use probe::probe;
 pub use tensor::{Result, Tensor};

@@ -9,18 +9,21 @@ use crate::float_mode::Ieee;
 use crate::fuse::fuse;
 use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
 use crate::init::Init;
+use crate::mixed::Mixed;
 use crate::nn::{Mode, Module, Running, Scope};
 use crate::ops::{CrossEntropy, Key, Op, Seed};
 use crate::optim::{self, Update, UpdateReport};
 use crate::plan::{Goal, Plan};
+use crate::real::Single;
 use crate::recompute::recompute;
 use crate::tensor::Tensor;
 use crate::units::{self, Asked};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
-use elastic_spec::job::Optimizer;
+use elastic_spec::job::{Dtype, Optimizer};
 use elastic_spec::layout::Tail;
 use std::any::Any;
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -149,9 +152,22 @@ const UNIT_FLOATS_MAX: usize = 64 << 20;
 /// Most shards of a unit. A plan takes some tens of microseconds to make and some kilobytes to hold.
 const UNIT_SHARDS_MAX: usize = 1 << 10;
 
-/// Compiles a module for shards of `samples`. The error names the op, its place and the axes.
+/// Compiles a module for shards of `samples`, computed in f32. The error names the op, its place and the axes.
 pub fn compile(module: &dyn Module, data: &DataShape, samples: usize) -> Result<Box<dyn Network>, String> {
-    Ok(Box::new(Compiled::new(module, data, samples).map_err(|e| e.to_string())?))
+    compile_in(Dtype::F32, module, data, samples)
+}
+
+/// The same, with products in `dtype`. State, leaves and sums are f32 in each.
+pub fn compile_in(
+    dtype: Dtype,
+    module: &dyn Module,
+    data: &DataShape,
+    samples: usize,
+) -> Result<Box<dyn Network>, String> {
+    Ok(match dtype {
+        Dtype::F32 => Box::new(Compiled::<f32>::new(module, data, samples).map_err(|e| e.to_string())?),
+        Dtype::Bf16 => Box::new(Compiled::<Mixed>::new(module, data, samples).map_err(|e| e.to_string())?),
+    })
 }
 
 /// One trace: graph, scores' loss, and what the module left in its scope.
@@ -190,7 +206,8 @@ pub(crate) fn trace(module: &dyn Module, data: &DataShape, samples: usize, mode:
     Ok(Trace { graph, loss: loss[0], correct: loss[2], running })
 }
 
-struct Compiled {
+struct Compiled<F> {
+    float: PhantomData<F>,
     layout: StateLayout,
     inits: Vec<(String, Init, Range<usize>)>,
     data: DataShape,
@@ -207,8 +224,8 @@ struct Pass {
     correct: Value,
 }
 
-impl Compiled {
-    fn new(module: &dyn Module, data: &DataShape, samples: usize) -> Result<Compiled, ShapeError> {
+impl<F: Single> Compiled<F> {
+    fn new(module: &dyn Module, data: &DataShape, samples: usize) -> Result<Compiled<F>, ShapeError> {
         let mut train = trace(module, data, samples, Mode::Train)?;
         let evaluate = trace(module, data, samples, Mode::Evaluate)?;
         if train.graph.states() != evaluate.graph.states() {
@@ -222,7 +239,7 @@ impl Compiled {
             inits.map(|(s, at)| (s.name.clone(), s.init, *at..at + s.shape.iter().product::<usize>())).collect();
         let train = passes(&train, &out, &offsets, samples);
         let evaluate = passes(&evaluate, &[], &offsets, samples);
-        Ok(Compiled { layout, inits, data: data.clone(), samples, train, evaluate })
+        Ok(Compiled { float: PhantomData, layout, inits, data: data.clone(), samples, train, evaluate })
     }
 
     /// Zeros where no op writes, then the pass.
@@ -266,16 +283,17 @@ impl Compiled {
         let shards = self.shards(state, batch);
         let pass = passes.get(shards.ilog2() as usize);
         let pass = pass.unwrap_or_else(|| panic!("units have at most {} shards, not {shards}", self.shards_max()));
-        let scratch = scratch.downcast_mut::<Scratch<f32>>().expect(OWN_SCRATCH);
+        let scratch = scratch.downcast_mut::<Scratch<F>>().expect(OWN_SCRATCH);
         let LeafKey { seed, step, scale, label_smoothing } = key;
         let key = Key { seed, step, scale, label_smoothing, shards, slots: &batch.slots };
         let Batch { features, tokens, targets, .. } = batch;
+        let (state, features, out) = (F::of_floats(state), F::of_floats(features), F::of_floats_mut(out));
         let bound = Bound { state, features, tokens, targets, key };
         match watch {
             None => run(&pass.plan, scratch, &bound, out),
             Some(watch) => run_seen(&pass.plan, scratch, &bound, out, watch),
         }
-        let kept = |value| pass.plan.kept(&scratch.arena, value);
+        let kept = |value| F::floats(pass.plan.kept(&scratch.arena, value));
         let rows = batch.targets.len() / shards;
         let tail = |shard: usize| {
             let rows = shard * rows..(shard + 1) * rows;
@@ -327,7 +345,7 @@ struct Call<'a> {
     watch: Option<&'a mut dyn Watch>,
 }
 
-impl Network for Compiled {
+impl<F: Single> Network for Compiled<F> {
     fn layout(&self) -> &StateLayout {
         &self.layout
     }
@@ -379,12 +397,12 @@ impl Network for Compiled {
     }
 
     fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
-        let scratch = scratch.downcast_mut::<Scratch<f32>>().expect(OWN_SCRATCH);
+        let scratch = scratch.downcast_mut::<Scratch<F>>().expect(OWN_SCRATCH);
         optim::apply_on(scratch.team(), optimizer, update)
     }
 
     fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send> {
-        Box::new(Scratch::<f32>::new(threads))
+        Box::new(Scratch::<F>::new(threads))
     }
 }
 

@@ -1,11 +1,12 @@
-//! The float type of a run: f32 for training, f64 as the reference that checks it.
+//! The float type of a run: f32 or, with products in bf16, [`crate::mixed::Mixed`] for training, f64 as the reference
+//! that checks them.
 //!
-//! Every kernel is written once over [`Real`]. What differs is here: f32 takes the polynomials of `math` and
-//! the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
+//! Every kernel is written once over [`Real`]. What differs is here and in `mixed`: f32 takes the polynomials of `math`
+//! and the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
 
-use crate::gemm::{self, Gemm, Pack, TeamGemm, indirect};
+use crate::gemm::{self, Gemm, Operand, Pack, TeamGemm, indirect};
 use crate::ops::Work;
-use crate::simd::Set;
+use crate::simd::{Set, vectorised};
 use crate::tile::{self, Product};
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
@@ -30,6 +31,10 @@ pub trait Real:
     const ONE: Self;
     /// The one NaN: quiet, positive, without a payload.
     const NAN: Self;
+    /// Numbers along k that an operand of a product holds.
+    const PER: usize;
+    /// What a product reads.
+    type Operand: Copy + Default + Debug + Send + Sync + 'static;
     fn of(x: f64) -> Self;
     fn f64(self) -> f64;
     fn exp(self) -> Self;
@@ -39,12 +44,28 @@ pub trait Real:
     fn tanh(self) -> Self;
     /// To a power that is fixed when the graph is built.
     fn pow(self, power: f64) -> Self;
-    /// The same products as [`Real::gemm`] of matrices that lie in the cache, read in place.
-    fn tile(product: Product<'_, Self>, c: &mut [Self], stride: usize);
+    /// Numbers as operands, where they are such as they lie in memory.
+    fn in_place(xs: &[Self]) -> Option<&[Self::Operand]>;
+    /// Neighbours along a row as operands, with a zero behind the last if it is odd.
+    fn lengthwise(set: Set, row: &[Self], to: &mut [Self::Operand]);
+    /// `count` rows of numbers, `stride` apart, as rows of operands across them, which are `padded` long, with zeros
+    /// behind the last number and below an odd last row.
+    fn crosswise(set: Set, rows: Rows<'_, Self>, padded: usize, to: &mut [Self::Operand]);
+    /// Rows transposed, with operands along them: (row's length / PER, width), zeros behind the last row.
+    fn panel(set: Set, rows: Rows<'_, Self>, width: usize, to: &mut [Self::Operand]);
+    /// Of two neighbours along k; of one, where an operand holds no more.
+    fn operand(first: Self, second: Self) -> Self::Operand;
+    /// The set whose kernels multiply operands.
+    fn set(set: Set) -> Set;
+    fn is_finite(operand: Self::Operand) -> bool;
+    /// Only its first number, zeros behind it.
+    fn only_first(operand: Self::Operand) -> Self::Operand;
+    /// The same products as [`Real::gemm`] of matrices that lie in the cache as operands, read in place.
+    fn tile(product: Product<'_, Self::Operand>, c: &mut [Self], stride: usize);
     /// C (rows `stride` apart) = A B, or C + A B: each element one chain over ascending k.
     fn gemm(product: Gemm<'_, Self>, c: &mut [Self], stride: usize, pack: &mut Pack<Self>);
     /// A tile of a product whose A is read through a table; the set gives its size (`gemm::indirect::size`).
-    fn indirect(set: Set, tile: indirect::Tile<'_, Self>, c: &mut [Self]);
+    fn indirect(set: Set, tile: indirect::Tile<'_, Self::Operand, Self>, c: &mut [Self]);
     /// `to[j * to_stride + i] = from[i * from_stride + j]` for (i, j) inside `size`.
     fn transpose(from: &[Self], from_stride: usize, to: &mut [Self], to_stride: usize, size: (usize, usize));
     /// The same on a team, with a bias and as a sum over shards.
@@ -55,10 +76,69 @@ pub trait Real:
     }
 }
 
+/// Rows of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a, T> {
+    pub data: &'a [T],
+    /// From the start of a row to that of the next.
+    pub stride: usize,
+    pub count: usize,
+    pub width: usize,
+}
+
+impl<'a, T> Rows<'a, T> {
+    pub fn get(&self, row: usize) -> &'a [T] {
+        &self.data[row * self.stride..][..self.width]
+    }
+}
+
+vectorised! {
+    /// Copies rows one behind the other, with zeros up to their new length.
+    fn pad[F: Real](rows: Rows<'_, F>, padded: usize, to: &mut [F]) {
+        for (row, to) in to.chunks_exact_mut(padded.max(1)).take(rows.count).enumerate() {
+            let (whole, rest) = rows.get(row).as_chunks::<LANES>();
+            let (to, last) = to.split_at_mut(whole.len() * LANES);
+            to.as_chunks_mut::<LANES>().0.copy_from_slice(whole);
+            if !last.is_empty() {
+                last[..rest.len()].copy_from_slice(rest);
+                last[rest.len()..].fill(F::ZERO);
+            }
+        }
+    }
+}
+
+/// A float that is an f32 in memory.
+pub trait Single: Real<Operand: Operand> {
+    fn of_floats(xs: &[f32]) -> &[Self];
+    fn of_floats_mut(xs: &mut [f32]) -> &mut [Self];
+    fn floats(xs: &[Self]) -> &[f32];
+    fn floats_mut(xs: &mut [Self]) -> &mut [f32];
+}
+
+impl Single for f32 {
+    fn of_floats(xs: &[f32]) -> &[f32] {
+        xs
+    }
+
+    fn of_floats_mut(xs: &mut [f32]) -> &mut [f32] {
+        xs
+    }
+
+    fn floats(xs: &[f32]) -> &[f32] {
+        xs
+    }
+
+    fn floats_mut(xs: &mut [f32]) -> &mut [f32] {
+        xs
+    }
+}
+
 impl Real for f32 {
     const ZERO: f32 = 0.0;
     const ONE: f32 = 1.0;
     const NAN: f32 = f32::from_bits(0x7fc0_0000);
+    const PER: usize = 1;
+    type Operand = f32;
 
     #[inline(always)]
     fn of(x: f64) -> f32 {
@@ -107,6 +187,44 @@ impl Real for f32 {
         }
     }
 
+    fn in_place(xs: &[f32]) -> Option<&[f32]> {
+        Some(xs)
+    }
+
+    fn lengthwise(_: Set, row: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(row);
+    }
+
+    fn crosswise(set: Set, rows: Rows<'_, f32>, padded: usize, to: &mut [f32]) {
+        pad(set, rows, padded, to);
+    }
+
+    fn panel(_: Set, rows: Rows<'_, f32>, width: usize, to: &mut [f32]) {
+        if rows.count < width {
+            to.fill(0.0);
+        }
+        Self::transpose(rows.data, rows.stride, to, width, (rows.count, rows.width));
+    }
+
+    #[inline(always)]
+    fn operand(first: f32, _: f32) -> f32 {
+        first
+    }
+
+    fn set(set: Set) -> Set {
+        set
+    }
+
+    fn only_first(operand: f32) -> f32 {
+        operand
+    }
+
+    #[inline(always)]
+    fn is_finite(operand: f32) -> bool {
+        // 0 times a finite number is 0, times any other NaN.
+        operand * 0.0 == 0.0
+    }
+
     fn tile(product: Product<'_, f32>, c: &mut [f32], stride: usize) {
         tile::fast(product, c, stride);
     }
@@ -115,7 +233,7 @@ impl Real for f32 {
         gemm::fast(product, c, stride, pack);
     }
 
-    fn indirect(set: Set, tile: indirect::Tile<'_, f32>, c: &mut [f32]) {
+    fn indirect(set: Set, tile: indirect::Tile<'_, f32, f32>, c: &mut [f32]) {
         indirect::run(set.isa(), tile, c);
     }
 
@@ -132,6 +250,8 @@ impl Real for f64 {
     const ZERO: f64 = 0.0;
     const ONE: f64 = 1.0;
     const NAN: f64 = f64::from_bits(0x7ff8_0000_0000_0000);
+    const PER: usize = 1;
+    type Operand = f64;
 
     fn of(x: f64) -> f64 {
         x
@@ -165,6 +285,44 @@ impl Real for f64 {
         libm::pow(self, power)
     }
 
+    fn in_place(xs: &[f64]) -> Option<&[f64]> {
+        Some(xs)
+    }
+
+    fn lengthwise(_: Set, row: &[f64], to: &mut [f64]) {
+        to.copy_from_slice(row);
+    }
+
+    fn crosswise(set: Set, rows: Rows<'_, f64>, padded: usize, to: &mut [f64]) {
+        pad(set, rows, padded, to);
+    }
+
+    fn panel(_: Set, rows: Rows<'_, f64>, width: usize, to: &mut [f64]) {
+        if rows.count < width {
+            to.fill(0.0);
+        }
+        Self::transpose(rows.data, rows.stride, to, width, (rows.count, rows.width));
+    }
+
+    #[inline(always)]
+    fn operand(first: f64, _: f64) -> f64 {
+        first
+    }
+
+    fn set(set: Set) -> Set {
+        set
+    }
+
+    fn only_first(operand: f64) -> f64 {
+        operand
+    }
+
+    #[inline(always)]
+    fn is_finite(operand: f64) -> bool {
+        // 0 times a finite number is 0, times any other NaN.
+        operand * 0.0 == 0.0
+    }
+
     fn tile(product: Product<'_, f64>, c: &mut [f64], stride: usize) {
         tile::plain(product, c, stride);
     }
@@ -173,7 +331,7 @@ impl Real for f64 {
         gemm::plain(product, c, stride);
     }
 
-    fn indirect(set: Set, tile: indirect::Tile<'_, f64>, c: &mut [f64]) {
+    fn indirect(set: Set, tile: indirect::Tile<'_, f64, f64>, c: &mut [f64]) {
         indirect::plain(set.isa(), tile, c);
     }
 

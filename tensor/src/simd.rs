@@ -7,14 +7,17 @@
 
 use crate::gemm::Isa;
 
-/// A set that this machine has: there is no other way to make one.
+/// A set that this machine has.
 #[derive(Clone, Copy, Debug)]
 pub struct Set(Isa);
 
 impl Set {
     /// The fastest here. Asked once for an op, not once for a task: tests force it for the calling thread alone.
     pub(crate) fn best() -> Set {
-        let isa = Isa::best();
+        Set::of(Isa::best())
+    }
+
+    pub(crate) fn of(isa: Isa) -> Set {
         debug_assert!(Isa::here().contains(&isa), "a set that this machine has");
         Set(isa)
     }
@@ -63,7 +66,7 @@ macro_rules! vectorised {
 
             match set.isa() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `Set` is made of what `Isa::best` found on this machine: it has avx512f.
+                // SAFETY: a `Set` is made of what `Isa::here` found on this machine: it has avx512f.
                 $crate::gemm::Isa::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above, avx2 and fma.

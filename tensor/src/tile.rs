@@ -2,7 +2,8 @@
 //!
 //! `gemm` packs both operands first, which costs as much as the product when one side is a head of 32 channels. Here A
 //! is read in place, whatever its strides, and B and C have rows of whole vectors: the caller pads. Every element is
-//! the chain that `gemm` has, fused multiply-adds over ascending k from +0 (or from C), so the bits are `gemm`'s.
+//! the chain that `gemm` has, fused multiply-adds over ascending k from +0 (or from C), or `bf16::dot` of pairs, so the
+//! bits are `gemm`'s.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -10,14 +11,15 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use crate::gemm::{Isa, Mat, Start};
+use crate::bf16::{self, Pair};
+use crate::gemm::{Isa, Mat, Operand, Start};
 use crate::real::Real;
 use crate::simd::Set;
 
 /// Columns of B and C are a multiple of this.
 pub const LANES: usize = 16;
 
-/// A is (rows, k), B (k, columns) with rows that are `b_stride` apart.
+/// A is (rows, k), B (k, columns) with rows that are `b_stride` apart. Numbers, or pairs along k: k counts operands.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a, F> {
     pub rows: usize,
@@ -31,7 +33,7 @@ pub struct Product<'a, F> {
 
 impl<'a, F: Copy> Product<'a, F> {
     /// What the kernels rely on when they read and write without bounds checks.
-    fn check(&self, c: &[F], c_stride: usize) {
+    fn check(&self, c: &[f32], c_stride: usize) {
         let Product { rows, k, columns, a, b, b_stride, .. } = *self;
         assert!(rows > 0 && k > 0 && columns > 0, "an empty product is not run");
         assert!(columns.is_multiple_of(LANES), "whole vectors");
@@ -49,10 +51,41 @@ impl<'a, F: Copy> Product<'a, F> {
 
 /// The f32 product on the best instruction set here.
 pub fn fast(product: Product<'_, f32>, c: &mut [f32], c_stride: usize) {
-    fast_on(Set::best(), product, c, c_stride);
+    let set = Set::best();
+    on(set, product, c, c_stride, |tile, c| match set.isa() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Set` is one that this machine has, and `check` held.
+        Isa::Avx512 => unsafe { avx512::run(tile, c, c_stride) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run(tile, c, c_stride) },
+        _ => portable::run(tile, c, c_stride, portable::fused),
+    });
 }
 
-fn fast_on(set: Set, product: Product<'_, f32>, c: &mut [f32], c_stride: usize) {
+/// The product of pairs, each link a `bf16::dot`.
+pub fn pairs(product: Product<'_, Pair>, c: &mut [f32], c_stride: usize) {
+    let set = Set::of(Pair::set(Isa::best()));
+    on(set, product, c, c_stride, |tile, c| match set.isa() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Set` is one that this machine has, `Pair::set` leaves it only with the instruction for pairs, and
+        // `check` held.
+        Isa::Avx512 => unsafe { avx512::run_pairs(tile, c, c_stride) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run_pairs(tile, c, c_stride) },
+        _ => portable::run(tile, c, c_stride, |a, b, sum| bf16::dot(sum, a, b)),
+    });
+}
+
+/// Cuts the product into tiles of the set.
+fn on<O: Copy>(
+    set: Set,
+    product: Product<'_, O>,
+    c: &mut [f32],
+    c_stride: usize,
+    run: impl Fn(Product<'_, O>, &mut [f32]),
+) {
     if product.rows == 0 || product.columns == 0 {
         return;
     }
@@ -69,15 +102,7 @@ fn fast_on(set: Set, product: Product<'_, f32>, c: &mut [f32], c_stride: usize) 
             let tile = Product { rows, columns, ..product.from(row, column) };
             let c = &mut c[row * c_stride + column..];
             tile.check(c, c_stride);
-            match set.isa() {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `Set` is one that this machine has, and `check` held.
-                Isa::Avx512 => unsafe { avx512::run(tile, c, c_stride) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Isa::Avx2 => unsafe { avx2::run(tile, c, c_stride) },
-                _ => portable::run(tile, c, c_stride),
-            }
+            run(tile, c);
         }
     }
 }
@@ -121,6 +146,44 @@ mod tests {
                     FORCED.set(Some(isa));
                     let mut c = before.clone();
                     fast(Product { rows, k, columns, a, b: &b, b_stride, start }, &mut c, c_stride);
+                    let bits = |c: &[f32]| c.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&c), bits(&wanted), "{rows}x{k}x{columns} on {isa:?}");
+                }
+                FORCED.set(None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_pairs_is_the_chain_of_dots_on_every_set() {
+        let number = |i: usize| match i % 19 {
+            0 => 0.0,
+            3 => -0.0,
+            5 => 1e-19,
+            _ => ((i * 7919) % 1013) as f32 / 300.0 - 1.6,
+        };
+        let pair = |i: usize| Pair::new(number(2 * i), if i == 77 { f32::INFINITY } else { number(2 * i + 1) });
+        for (rows, k, columns) in [(1, 1, 16), (8, 3, 32), (7, 16, 48), (13, 150, 16), (32, 33, 80), (0, 4, 16)] {
+            for (start, is_transposed) in [(Start::Zero, false), (Start::Go, true)] {
+                let (b_stride, c_stride) = (columns + 5, columns + 3);
+                let a: Vec<Pair> = (0..(rows + 2) * (k + 3)).map(pair).collect();
+                let b: Vec<Pair> = (0..k * b_stride).map(|i| pair(i + 5)).collect();
+                let before: Vec<f32> = (0..rows * c_stride).map(|i| number(i + 9)).collect();
+                let a = match is_transposed {
+                    true => Mat::rows(&a, rows + 2).transposed(),
+                    false => Mat::rows(&a, k + 3),
+                };
+                let mut wanted = before.clone();
+                for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
+                    let c = &mut wanted[i * c_stride + j];
+                    let link = |sum, p| bf16::dot(sum, a.data[i * a.row + p * a.col], b[p * b_stride + j]);
+                    *c = (0..k).fold(if start == Start::Go { *c } else { 0.0 }, link);
+                    *c = if c.is_nan() { f32::NAN } else { *c };
+                }
+                for isa in Isa::here() {
+                    FORCED.set(Some(isa));
+                    let mut c = before.clone();
+                    pairs(Product { rows, k, columns, a, b: &b, b_stride, start }, &mut c, c_stride);
                     let bits = |c: &[f32]| c.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&c), bits(&wanted), "{rows}x{k}x{columns} on {isa:?}");
                 }

@@ -4,10 +4,11 @@ mod common;
 
 use common::{Build, Case, Ints, apply, random};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
+use elastic_spec::job::Dtype;
 use elastic_spec::layout::Tail;
 use elastic_tensor::nn::{Bias, Conv, Module, Scope, Table};
 use elastic_tensor::ops::*;
-use elastic_tensor::{Init, LeafKey, Network, Result, Tensor, compile};
+use elastic_tensor::{Init, LeafKey, Network, Result, Tensor, compile, compile_in};
 use proptest::prelude::*;
 
 fn bits(xs: &[f32]) -> Vec<u32> {
@@ -101,6 +102,9 @@ const KEY: LeafKey = LeafKey { seed: 5, step: 9, scale: 0.125, label_smoothing: 
 const IMAGE: DataShape = DataShape::Features { features: 16, classes: 3 };
 const TEXT: DataShape = DataShape::Tokens { vocab: 7, context: 5 };
 
+const EACH: [(Dtype, &dyn Module, DataShape); 4] =
+    [(Dtype::F32, &Image, IMAGE), (Dtype::F32, &Text, TEXT), (Dtype::Bf16, &Image, IMAGE), (Dtype::Bf16, &Text, TEXT)];
+
 fn leaf(
     network: &dyn Network,
     scratch: &mut dyn std::any::Any,
@@ -118,8 +122,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_leaf_has_the_same_bits_after_any_other_calls(seed in any::<u64>(), valid in 0usize..5, other in any::<u64>()) {
-        for (module, data) in [(&Image as &dyn Module, IMAGE), (&Text, TEXT)] {
-            let network = compile(module, &data, 4).unwrap();
+        for (dtype, module, data) in EACH {
+            let network = compile_in(dtype, module, &data, 4).unwrap();
             let (state, elsewhere) = (network.init(seed), network.init(other));
             let batch_here = batch(&data, seed, valid);
             let first = leaf(&*network, &mut *network.new_scratch(1), &state, &batch_here, KEY);
@@ -134,8 +138,8 @@ proptest! {
 
 #[test]
 fn padding_samples_change_nothing_whatever_they_hold() {
-    for (module, data) in [(&Image as &dyn Module, IMAGE), (&Text, TEXT)] {
-        let network = compile(module, &data, 4).unwrap();
+    for (dtype, module, data) in EACH {
+        let network = compile_in(dtype, module, &data, 4).unwrap();
         let (state, mut scratch) = (network.init(1), network.new_scratch(1));
         let one = batch(&data, 1, 3);
         let mut other = one.clone();
@@ -153,8 +157,8 @@ fn padding_samples_change_nothing_whatever_they_hold() {
 
 #[test]
 fn a_shard_of_padding_alone_is_a_leaf_of_zeros() {
-    for (module, data) in [(&Image as &dyn Module, IMAGE), (&Text, TEXT)] {
-        let network = compile(module, &data, 4).unwrap();
+    for (dtype, module, data) in EACH {
+        let network = compile_in(dtype, module, &data, 4).unwrap();
         let (state, mut scratch) = (network.init(1), network.new_scratch(1));
         let (out, tail) = leaf(&*network, &mut *scratch, &state, &batch(&data, 1, 0), KEY);
         assert!(out.iter().all(|b| f32::from_bits(*b) == 0.0), "no gradient and no moments");

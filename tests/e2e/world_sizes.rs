@@ -75,6 +75,38 @@ fn a_model_of_ones_own_has_the_same_bits_on_one_to_four_workers_and_after_a_kill
     check_after_a_kill("own-model", &args);
 }
 
+#[test]
+fn jobs_in_bf16_have_the_same_bits_on_one_to_three_workers_and_after_a_kill() {
+    for (example, length) in [
+        ("digits", "train.epochs=2"),
+        ("cnn", "train.epochs=1"),
+        ("resnet18", "train.epochs=1"),
+        ("gpt", "train.steps=40"),
+    ] {
+        let args = ["--set", length, "--set", "train.dtype=bf16"];
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let with = |args: &[&str], n: &str| {
+            let args: Vec<&str> = args.iter().copied().chain(["--workers", n]).collect();
+            submit_local(dir.path(), &job_file(example), &args, &[]).1
+        };
+        let alone = with(&args, "1");
+        for workers in ["2", "3"] {
+            assert_same(&with(&args, workers), &alone);
+        }
+        assert_ne!(with(&args[..2], "1").weights, alone.weights, "{example} in bf16 has the weights of f32");
+        check_after_a_kill(example, &args);
+    }
+}
+
+#[test]
+fn the_digits_example_learns_to_read_in_bf16_as_well() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (result, _) = submit_local(dir.path(), &job_file("digits"), &["--set", "train.dtype=bf16"], &[]);
+    let accuracy = result["validation"]["accuracy"].as_f64().expect("an accuracy");
+    assert!(accuracy >= 0.96, "{result}");
+    println!("validation accuracy {accuracy:.4}");
+}
+
 /// One of three workers is killed in the middle, and nothing shows.
 fn check_after_a_kill(example: &str, args: &[&str]) {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -112,7 +112,7 @@ pub fn network(
         (ModelKind::Own { program, .. }, None) => {
             bail!("model.kind = \"own\" is trained by its own program ({program}), not by `elastic worker`")
         }
-        (kind, _) => elastic_models::build(kind, &data.shape(), samples),
+        (kind, _) => elastic_models::build_in(spec.train.dtype, kind, &data.shape(), samples),
     };
     built.map_err(anyhow::Error::msg).context("build the model")
 }

@@ -125,7 +125,7 @@ async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leavin
     let (link_event, link_events) = mpsc::channel(LINK_EVENTS_MAX);
     let links = Links::start(link_config(env, &order)?, link_event).await;
     let links = Arc::new(links.context("open the data plane").map_err(Fault::Node)?);
-    agent.tell(status::blank(links.address().to_string(), elastic_tensor::probe()));
+    agent.tell(status::blank(links.address().to_string(), elastic_tensor::probe(order.spec.train.dtype)));
 
     let (alarm, alarms) = Alarm::new();
     let (answer, answers) = mpsc::channel(ANSWERS_MAX);

@@ -54,7 +54,8 @@ impl Memory {
         }
         let shape = elastic_loader::shape(spec, files)?;
         let samples = elastic_loader::Plan::from(&spec.train).shard_samples() as usize;
-        let network = elastic_models::build(&spec.model.kind, &shape, samples).map_err(anyhow::Error::msg)?;
+        let network = elastic_models::build_in(spec.train.dtype, &spec.model.kind, &shape, samples)
+            .map_err(anyhow::Error::msg)?;
         Ok(Some(Memory::plan(spec, &*network)))
     }
 

@@ -21,8 +21,8 @@ use elastic_spec::batch::Batch;
 use elastic_spec::facts::{Phase, WorkerStatus};
 use elastic_spec::frame::Frame;
 use elastic_spec::job::{
-    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
+    Activation, CheckpointSpec, DataSource, DataSpec, Device, Dtype, ElasticSpec, JobSpec, Length, LrSchedule,
+    ModelKind, ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
 };
 use elastic_spec::layout::Tail;
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
@@ -178,6 +178,7 @@ impl Setting {
                 shards,
                 length: Length::Steps(steps),
                 seed: 7,
+                dtype: Dtype::F32,
                 optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 },
                 lr: 0.1 / f64::from(features),
                 lr_schedule: LrSchedule::Constant { warmup: 0 },

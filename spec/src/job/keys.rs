@@ -89,6 +89,7 @@ const NORMS: &[&str] = &["layer", "rms"];
 const POSITIONS: &[&str] = &["learned", "rotary"];
 pub(super) const DATA_KINDS: &[&str] = &["csv", "npy", "text", "synthetic"];
 pub(super) const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw"];
+pub(super) const DTYPES: &[&str] = &["f32", "bf16"];
 pub(super) const SCHEDULES: &[&str] = &["constant", "linear", "cosine", "step"];
 pub(super) const NON_FINITE: &[&str] = &["fail", "skip"];
 
@@ -232,6 +233,8 @@ pub const KEYS: &[Key] = &[
     train("steps", When::Always, int(1, STEPS_MAX), Absent("`epochs` says it"), "steps",
         "Length of the job, in optimizer steps. Either this or `epochs`."),
     train("seed", When::Always, int(0, u64::MAX), Is("0"), "", "Of initialisation, order of samples, split, dropout and synthetic data."),
+    train("dtype", When::Always, Kind::OneOf(DTYPES), Is("\"f32\""), "",
+        "`bf16`: products (linear layers, convolutions, attention) read their operands rounded to bf16 and add in f32; all else, and the weights, stay f32. Other bits than `f32`, and as exact: the same on every number of workers and every kind of processor. Faster where the processor has AVX-512 with bf16. Not for kind `own`, whose program chooses by itself."),
     train("optimizer", When::Always, Kind::OneOf(OPTIMIZERS), Is("\"adamw\""), "",
         "`adam` adds weight decay to the gradient, `adamw` applies it to the weights."),
     train("lr", When::Always, float(POSITIVE, Bound::With(1000.0)), Required, "", "Base learning rate."),

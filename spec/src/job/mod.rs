@@ -152,6 +152,9 @@ pub struct TrainSpec {
     pub shards: u16,
     pub length: Length,
     pub seed: u64,
+    /// Left out of the canonical JSON where it is f32, which keeps the digests of older jobs.
+    #[serde(default, skip_serializing_if = "Dtype::is_f32")]
+    pub dtype: Dtype,
     pub optimizer: Optimizer,
     /// Base learning rate.
     pub lr: f64,
@@ -166,6 +169,29 @@ pub struct TrainSpec {
     pub label_smoothing: f32,
     /// Validate after every so many steps, and after the last; 0: after the last only.
     pub validate_every: u64,
+}
+
+/// What products read: state, sums and all else are f32 in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    fn is_f32(&self) -> bool {
+        *self == Dtype::F32
+    }
+
+    /// As a job file says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -137,6 +137,7 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
         shards,
         length,
         seed,
+        dtype,
         optimizer,
         lr,
         lr_schedule,
@@ -153,6 +154,7 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
         Length::Steps(steps) => page.line("steps", steps.to_string()),
     }
     page.line("seed", seed.to_string());
+    page.line("dtype", text(dtype.word()));
     print_optimizer(page, *optimizer);
     page.line("lr", float(*lr));
     print_schedule(page, *lr_schedule);

@@ -5,8 +5,8 @@ use super::mistake::{Mistake, Place};
 use super::parse::ParseContext;
 use super::section::Section;
 use super::{
-    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
+    Activation, CheckpointSpec, DataSource, DataSpec, Device, Dtype, ElasticSpec, JobSpec, Length, LrSchedule,
+    ModelKind, ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec, default_shards,
 };
 use crate::ids::JobId;
 
@@ -298,6 +298,11 @@ fn read_train(
     let shards = read_shards(section, global_batch, batch_norm, warnings);
     let length = read_length(section);
     let seed = section.int("seed");
+    let dtype = section.choice("dtype").map(|word| if word == "bf16" { Dtype::Bf16 } else { Dtype::F32 });
+    if dtype == Some(Dtype::Bf16) && model.is_some_and(|model| matches!(model.kind, ModelKind::Own { .. })) {
+        section
+            .wrong("dtype", "is \"bf16\", but a model of kind \"own\" is compiled by its own program, which chooses");
+    }
     let optimizer = read_optimizer(section);
     let lr = section.float("lr");
     let lr_schedule = read_schedule(section, length, warnings);
@@ -316,6 +321,7 @@ fn read_train(
         shards: shards?,
         length: length?,
         seed: seed?,
+        dtype: dtype?,
         optimizer: optimizer?,
         lr: lr?,
         lr_schedule: lr_schedule?,

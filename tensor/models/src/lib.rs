@@ -16,16 +16,28 @@ pub use resnet::Resnet18;
 pub use start::{Files, start_from};
 
 use elastic_spec::batch::DataShape;
-use elastic_spec::job::ModelKind;
-use elastic_tensor::{Network, compile};
+use elastic_spec::job::{Dtype, ModelKind};
+use elastic_tensor::nn::Module;
+use elastic_tensor::{Network, compile_in};
 
-/// Compiles a job's model for shards of `shard_samples`.
+/// Compiles a job's model for shards of `shard_samples`, computed in f32.
 pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result<Box<dyn Network>, String> {
+    build_in(Dtype::F32, kind, data, shard_samples)
+}
+
+/// The same, with products in `dtype`.
+pub fn build_in(
+    dtype: Dtype,
+    kind: &ModelKind,
+    data: &DataShape,
+    shard_samples: usize,
+) -> Result<Box<dyn Network>, String> {
+    let compile = |module: &dyn Module| compile_in(dtype, module, data, shard_samples);
     match kind {
         ModelKind::Mlp { hidden, activation } => {
             features_of("mlp", data)?;
             let hidden = hidden.iter().map(|w| *w as usize).collect();
-            compile(&Mlp { hidden, activation: *activation }, data, shard_samples)
+            compile(&Mlp { hidden, activation: *activation })
         }
         ModelKind::Cnn { image, channels, kernel, hidden, batch_norm } => {
             let image = image_of("cnn", image, data)?;
@@ -34,7 +46,7 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
             }
             let channels = channels.iter().map(|c| *c as usize).collect();
             let (kernel, hidden) = (*kernel as usize, *hidden as usize);
-            compile(&Cnn { image, channels, kernel, hidden, batch_norm: *batch_norm }, data, shard_samples)
+            compile(&Cnn { image, channels, kernel, hidden, batch_norm: *batch_norm })
         }
         ModelKind::Resnet18 { image, stem, width, zero_init_residual } => {
             let image = image_of("resnet18", image, data)?;
@@ -43,7 +55,7 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
             }
             let model =
                 Resnet18 { image, stem: *stem, width: *width as usize, zero_init_residual: *zero_init_residual };
-            compile(&model, data, shard_samples)
+            compile(&model)
         }
         ModelKind::Gpt { layers, heads, width, context, dropout, norm, positions } => {
             let DataShape::Tokens { context: window, .. } = data else {
@@ -57,7 +69,7 @@ pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result
             }
             let (layers, heads, width) = (*layers as usize, *heads as usize, *width as usize);
             let (dropout, norm, positions) = (*dropout, *norm, *positions);
-            compile(&Gpt { layers, heads, width, dropout, norm, positions }, data, shard_samples)
+            compile(&Gpt { layers, heads, width, dropout, norm, positions })
         }
         ModelKind::Own { program, .. } => {
             Err(format!("a model of your own is built by its program {program}, not by this worker"))

@@ -35,7 +35,7 @@ enum Memory {
     F64(Floats<f64>),
 }
 
-struct Floats<F> {
+struct Floats<F: Real> {
     /// Inputs and constants.
     state: Vec<F>,
     out: Vec<F>,

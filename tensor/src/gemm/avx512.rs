@@ -84,7 +84,7 @@ fn add_left<const R: usize>(c: &mut [[__m512; 2]; R], left: &[f32]) {
 
 /// # Safety
 /// The machine has avx512f, and `indirect::Tile::check(14, 32)` held.
-pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, f32>, c: &mut [f32]) {
+pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, f32, f32>, c: &mut [f32]) {
     // SAFETY: the caller's promise is handed on.
     unsafe {
         match tile.rows.len() {
@@ -110,7 +110,7 @@ pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, f32>, c: &mut [f32]) 
 /// # Safety
 /// As `run_indirect`, and the tile has R rows.
 #[target_feature(enable = "avx512f")]
-unsafe fn indirect_rows<const R: usize>(tile: indirect::Tile<'_, f32>, out: &mut [f32]) {
+unsafe fn indirect_rows<const R: usize>(tile: indirect::Tile<'_, f32, f32>, out: &mut [f32]) {
     let mut c = [[_mm512_setzero_ps(); 2]; R];
     let out = out.as_mut_ptr();
     // SAFETY: `Tile::check` made sure that every row's start plus every step lies in a, that b holds 32 floats a step,

@@ -7,6 +7,7 @@
 //! ascending p from +0 (or from C).
 
 use super::{Isa, Start, portable};
+use crate::bf16::{self, Pair};
 use crate::leaves;
 use crate::real::Real;
 
@@ -37,20 +38,20 @@ impl<'a> Steps<'a> {
 
 /// The work of one tile: C is (rows, width), its rows one behind the other.
 #[derive(Clone, Copy, Debug)]
-pub struct Tile<'a, F> {
-    pub a: &'a [F],
+pub struct Tile<'a, O, F> {
+    pub a: &'a [O],
     /// Where each row starts in `a`.
     pub rows: &'a [u32],
     pub steps: Steps<'a>,
     /// (steps, width).
-    pub b: &'a [F],
+    pub b: &'a [O],
     pub start: Start,
     /// Tiles like C, one behind the other, that the finished chains are added to, one after the other, as
     /// `leaves::add` does: the left siblings of a sum over shards.
     pub left: &'a [F],
 }
 
-impl<F> Tile<'_, F> {
+impl<O, F> Tile<'_, O, F> {
     /// What the SIMD kernels rely on when they read and write without bounds checks.
     fn check(&self, height: usize, width: usize, c: &[F]) {
         let last = self.rows.iter().max().copied().unwrap_or(0) as usize + self.steps.largest as usize;
@@ -68,7 +69,7 @@ pub fn size(isa: Isa) -> (usize, usize) {
 }
 
 /// The f32 tile on a set of this machine; the bits are the same on each.
-pub fn run(isa: Isa, tile: Tile<'_, f32>, c: &mut [f32]) {
+pub fn run(isa: Isa, tile: Tile<'_, f32, f32>, c: &mut [f32]) {
     let (height, width) = isa.tile();
     tile.check(height, width, c);
     match isa {
@@ -82,14 +83,34 @@ pub fn run(isa: Isa, tile: Tile<'_, f32>, c: &mut [f32]) {
     }
 }
 
+/// The tile of pairs of bf16, each link of which is a `bf16::dot`; the set is one that `Pair::set` gives.
+pub fn run_pairs(isa: Isa, tile: Tile<'_, Pair, f32>, c: &mut [f32]) {
+    let (height, width) = isa.tile();
+    tile.check(height, width, c);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Pair::set` leaves the set only where the machine has its instruction, and `check` held.
+        Isa::Avx512 => unsafe { super::avx512_bf16::run_indirect(tile, c) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { super::avx2_bf16::run_indirect(tile, c) },
+        _ => {
+            let (left, tile) = (tile.left, Tile { left: &[], ..tile });
+            by_loops(tile, c, width, |a, b, sum| bf16::dot(sum, a, b));
+            c.iter_mut().filter(|sum| sum.is_nan()).for_each(|sum| *sum = <f32 as Real>::NAN);
+            add_left(c, left);
+        }
+    }
+}
+
 /// The reference: products rounded before they are added.
-pub fn plain<F: Real>(isa: Isa, tile: Tile<'_, F>, c: &mut [F]) {
+pub fn plain<F: Real>(isa: Isa, tile: Tile<'_, F, F>, c: &mut [F]) {
     let (height, width) = isa.tile();
     tile.check(height, width, c);
     by_loops(tile, c, width, |a, b, c| a * b + c);
 }
 
-fn by_loops<F: Real>(tile: Tile<'_, F>, c: &mut [F], width: usize, add: impl Fn(F, F, F) -> F) {
+fn by_loops<O: Copy, F: Real>(tile: Tile<'_, O, F>, c: &mut [F], width: usize, add: impl Fn(O, O, F) -> F) {
     if tile.start == Start::Zero {
         c.fill(F::ZERO);
     }
@@ -99,7 +120,11 @@ fn by_loops<F: Real>(tile: Tile<'_, F>, c: &mut [F], width: usize, add: impl Fn(
             c.iter_mut().zip(b).for_each(|(c, b)| *c = add(x, *b, *c));
         }
     }
-    for left in tile.left.chunks_exact(c.len()) {
+    add_left(c, tile.left);
+}
+
+fn add_left<F: Real>(c: &mut [F], left: &[F]) {
+    for left in left.chunks_exact(c.len()) {
         c.iter_mut().zip(left).for_each(|(sum, left)| *sum = leaves::add(*left, *sum));
     }
 }
@@ -110,7 +135,7 @@ mod tests {
     use crate::gemm::{Gemm, Mat, Pack, fast_on};
 
     /// The same product with A written out, then the left siblings.
-    fn written_out(tile: Tile<'_, f32>, width: usize, c: &mut [f32]) {
+    fn written_out(tile: Tile<'_, f32, f32>, width: usize, c: &mut [f32]) {
         let k = tile.steps.list.len();
         let a: Vec<f32> =
             tile.rows.iter().flat_map(|r| tile.steps.list.iter().map(move |s| tile.a[(r + s) as usize])).collect();
@@ -158,5 +183,45 @@ mod tests {
         let (a, b) = ([0.0; 10], [0.0; 64]);
         let tile = Tile { a: &a, rows: &[4], steps: Steps::new(&[0, 6]), b: &b, start: Start::Zero, left: &[] };
         run(Isa::here()[0], tile, &mut vec![0.0; size(Isa::here()[0]).1]);
+    }
+
+    #[test]
+    fn a_tile_of_pairs_has_the_bits_of_the_dots_on_every_set() {
+        use crate::gemm::Operand;
+        let number = |i: usize| match i % 17 {
+            0 => -0.0,
+            3 if i > 700 => f32::INFINITY,
+            5 if i > 900 => f32::NAN,
+            6 => 1e-19,
+            _ => ((i * 7919) % 1013) as f32 / 300.0 - 1.6,
+        };
+        let a: Vec<Pair> = (0..1500).map(|i| Pair::new(number(i), number(i + 31))).collect();
+        for isa in Isa::here().into_iter().filter(|isa| Pair::set(*isa) == *isa) {
+            let (height, width) = size(isa);
+            for (rows, k, lefts, start) in (1..=height).zip([0, 1, 27, 300].iter().cycle()).flat_map(|(rows, k)| {
+                [(rows, *k, 0, Start::Zero), (rows, *k, 2, Start::Go), (rows, *k, 1, Start::Zero)]
+            }) {
+                let starts: Vec<u32> = (0..rows as u32).map(|r| r * 31 % 90).collect();
+                let steps: Vec<u32> = (0..k as u32).map(|p| p * 53 % 1400).collect();
+                let b: Vec<Pair> = (0..k * width).map(|i| Pair::new(number(i + 7), number(i + 8))).collect();
+                let left: Vec<f32> = (0..lefts * rows * width).map(|i| number(i + 2)).collect();
+                let tile = Tile { a: &a, rows: &starts, steps: Steps::new(&steps), b: &b, start, left: &left };
+                let before: Vec<f32> = (0..rows * width).map(|i| number(i % 600 + 1)).collect();
+                let mut c = before.clone();
+                run_pairs(isa, tile, &mut c);
+                for (at, c) in c.iter().enumerate() {
+                    let (row, column) = (at / width, at % width);
+                    let link = |sum, (p, step): (usize, &u32)| {
+                        bf16::dot(sum, a[(starts[row] + step) as usize], b[p * width + column])
+                    };
+                    let first = if start == Start::Zero { 0.0 } else { before[at] };
+                    let sum = steps.iter().enumerate().fold(first, link);
+                    let sum = left.chunks(rows * width).fold(sum, |sum, left| leaves::add(left[at], sum));
+                    let is_same = c.to_bits() == sum.to_bits() || sum.is_nan() && c.to_bits() == 0x7fc0_0000;
+                    // Without a link nothing is rounded nor flushed but what the machine's tile loads.
+                    assert!(is_same || k == 0, "{isa:?} {rows}x{k}, {lefts} left, {start:?}, {at}: {c:?}, not {sum:?}");
+                }
+            }
+        }
     }
 }

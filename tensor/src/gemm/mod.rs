@@ -4,19 +4,27 @@
 //! Blocks only cut the chain where the partial sum is stored as the f32 it is, so the bits depend on
 //! nothing but the operands: not on the number of rows, on blocking, packing or the instruction set
 //! (AVX-512, AVX2 and the portable kernel all fuse).
+//!
+//! In the class of bf16 operands are pairs along k, and a link of the chain is `bf16::dot`: see `operand`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bf16;
 pub(crate) mod indirect;
+mod operand;
 mod portable;
 pub(crate) mod shared;
 pub(crate) mod transpose;
 
+pub use operand::Operand;
 pub use shared::TeamGemm;
 
-use crate::real::Real;
+use crate::real::{Real, Single};
 
 /// A matrix in a slice: element (i, j) is at `i * row + j * col`.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +42,21 @@ impl<'a, F> Mat<'a, F> {
 
     pub fn transposed(self) -> Mat<'a, F> {
         Mat { data: self.data, row: self.col, col: self.row }
+    }
+}
+
+impl<F: Single> Gemm<'_, F> {
+    /// The same numbers as f32.
+    pub(crate) fn single(&self) -> Gemm<'_, f32> {
+        let Gemm { m, n, k, a, b, start } = *self;
+        Gemm {
+            m,
+            n,
+            k,
+            a: Mat { data: F::floats(a.data), row: a.row, col: a.col },
+            b: Mat { data: F::floats(b.data), row: b.row, col: b.col },
+            start,
+        }
     }
 }
 
@@ -58,12 +81,28 @@ pub struct Gemm<'a, F> {
 
 /// Room for packed panels, kept between calls.
 #[derive(Debug, Default)]
-pub struct Pack<F> {
-    pub(crate) a: Vec<F>,
-    pub(crate) b: Vec<F>,
+pub struct Pack<F: Real> {
+    pub(crate) a: Vec<F::Operand>,
+    pub(crate) b: Vec<F::Operand>,
     /// What a team packed for all of its threads.
-    pub(crate) shared_a: Vec<F>,
-    pub(crate) shared_b: Vec<F>,
+    shared_a: Vec<F::Operand>,
+    shared_b: Vec<F::Operand>,
+    /// The same of a convolution.
+    pub(crate) images: Vec<F>,
+    pub(crate) windows: Vec<F::Operand>,
+    pub(crate) weights: Vec<F::Operand>,
+}
+
+impl<F: Real> Pack<F> {
+    /// For what one thread packs of A and of B.
+    pub(crate) fn alone(&mut self) -> [&mut Vec<F::Operand>; 2] {
+        [&mut self.a, &mut self.b]
+    }
+
+    /// For what a team packs.
+    pub(crate) fn shared(&mut self) -> [&mut Vec<F::Operand>; 2] {
+        [&mut self.shared_a, &mut self.shared_b]
+    }
 }
 
 /// The instruction sets that have a kernel.
@@ -108,21 +147,6 @@ impl Isa {
             Isa::Portable => (4, 16),
         }
     }
-
-    /// C tile (`rows`, all columns of the tile) from packed A and a panel of B.
-    fn run(self, tile: Tile<'_>) {
-        tile.check(self.tile().1);
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `here` lists the set only if the machine has it, and `check` held.
-            Isa::Avx512 => unsafe { avx512::run(tile) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Isa::Avx2 => unsafe { avx2::run(tile) },
-            // SAFETY: `check` held.
-            _ => unsafe { portable::run(tile) },
-        }
-    }
 }
 
 #[cfg(test)]
@@ -132,11 +156,12 @@ thread_local! {
 }
 
 /// One tile's work: `a` is packed (k, rows), `b` has `b_stride` between its k rows.
-struct Tile<'a> {
+pub struct Tile<'a, O = f32> {
     rows: usize,
+    /// Operands along k.
     k: usize,
-    a: &'a [f32],
-    b: &'a [f32],
+    a: &'a [O],
+    b: &'a [O],
     b_stride: usize,
     /// The tile of C, which only this call uses; `c_len` elements from there are its caller's to write.
     c: *mut f32,
@@ -148,7 +173,7 @@ struct Tile<'a> {
     left: &'a [f32],
 }
 
-impl Tile<'_> {
+impl<O> Tile<'_, O> {
     /// What the SIMD kernels rely on when they read and write without bounds checks.
     fn check(&self, columns: usize) {
         assert!(self.k > 0 && self.rows > 0, "an empty tile is not run");
@@ -164,14 +189,19 @@ pub fn fast(product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pac
     fast_on(Isa::best(), product, c, stride, pack);
 }
 
+/// The same on a chosen instruction set (one of [`Isa::here`]); the bits are the same.
+pub fn fast_on(isa: Isa, product: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+    alone(isa, product, c, stride, pack.alone());
+}
+
 /// Blocks of k and of columns whose packed B stays in the second-level cache (512 KiB).
 const K_BLOCK: usize = 256;
 const N_BLOCK: usize = 512;
 /// Up to here a row-major B is read in place: packing would cost more than it saves.
 const ROWS_UNPACKED: usize = 32;
 
-/// The same on a chosen instruction set (one of [`Isa::here`]); the bits are the same.
-pub fn fast_on(isa: Isa, g: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+/// A product of the operands' kind on one thread. A block of A and of B is packed at a time.
+pub(crate) fn alone<O: Operand>(isa: Isa, g: Gemm<'_, f32>, c: &mut [f32], stride: usize, [a, b]: [&mut Vec<O>; 2]) {
     if g.m == 0 || g.n == 0 {
         return;
     }
@@ -181,91 +211,81 @@ pub fn fast_on(isa: Isa, g: Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &
         }
         return;
     }
+    let isa = O::set(isa);
     let (_, width) = isa.tile();
+    let k = g.k.div_ceil(O::PER);
     for n0 in (0..g.n).step_by(N_BLOCK) {
         let n = N_BLOCK.min(g.n - n0);
-        for k0 in (0..g.k).step_by(K_BLOCK) {
-            let block = Block { isa, n0, n, k0, k: K_BLOCK.min(g.k - k0), packed: g.b.col != 1 || g.m > ROWS_UNPACKED };
+        for k0 in (0..k).step_by(K_BLOCK) {
+            let in_place = O::in_place(g.b.data).filter(|_| g.b.col == 1 && g.m <= ROWS_UNPACKED);
+            let block = Block { isa, n0, n, k0, k: K_BLOCK.min(k - k0), in_place };
             for j in (0..n).step_by(width) {
                 // A partial panel is always packed: its missing columns must read as zeros.
-                if block.packed || j + width > n {
-                    block.pack_b(&g, j, width, &mut pack.b);
+                if in_place.is_none() || j + width > n {
+                    block.pack_b(&g, j, width, b);
                 }
             }
-            block.run(&g, c, stride, pack);
+            block.run(&g, c, stride, a, b);
         }
     }
 }
 
 /// A block of k and columns of the product.
 #[derive(Clone, Copy)]
-struct Block {
+struct Block<'a, O> {
     isa: Isa,
     n0: usize,
     n: usize,
+    /// In operands, as `k`.
     k0: usize,
     k: usize,
-    packed: bool,
+    /// All of B, where it needs no packing.
+    in_place: Option<&'a [O]>,
 }
 
-impl Block {
-    /// Packs the panel of B at column `j` of the block as (k, width), zeros behind the last column.
-    fn pack_b(&self, g: &Gemm<'_, f32>, j: usize, width: usize, out: &mut Vec<f32>) {
-        if out.len() < K_BLOCK * N_BLOCK {
-            out.resize(K_BLOCK * N_BLOCK, 0.0);
-        }
-        let out = &mut out[j * self.k..][..width * self.k];
-        let columns = width.min(self.n - j);
-        let origin = self.k0 * g.b.row + (self.n0 + j) * g.b.col;
-        if g.b.col == 1 {
-            for (p, row) in out.chunks_exact_mut(width).enumerate() {
-                let from = origin + p * g.b.row;
-                row[..columns].copy_from_slice(&g.b.data[from..from + columns]);
-                row[columns..].fill(0.0);
-            }
-            return;
-        }
-        if columns < width {
-            out.fill(0.0);
-        }
-        if g.b.row == 1 {
-            return transpose::copy(&g.b.data[origin..], g.b.col, out, width, (columns, self.k));
-        }
-        for column in 0..columns {
-            let from = &g.b.data[origin + column * g.b.col..];
-            for p in 0..self.k {
-                out[p * width + column] = from[p * g.b.row];
-            }
-        }
+impl<O: Operand> Block<'_, O> {
+    /// The rows of a matrix (k, …) that lie in the block, and how many they are.
+    fn rows<'a>(&self, g: &Gemm<'_, f32>, from: Mat<'a, f32>) -> (Mat<'a, f32>, usize) {
+        let k0 = self.k0 * O::PER;
+        (Mat { data: &from.data[k0 * from.row..], ..from }, (self.k * O::PER).min(g.k - k0))
     }
 
-    fn run(&self, g: &Gemm<'_, f32>, c: &mut [f32], stride: usize, pack: &mut Pack<f32>) {
+    /// Packs the panel of B at column `j` of the block.
+    fn pack_b(&self, g: &Gemm<'_, f32>, j: usize, width: usize, out: &mut Vec<O>) {
+        if out.len() < K_BLOCK * N_BLOCK {
+            out.resize(K_BLOCK * N_BLOCK, O::default());
+        }
+        let (from, k) = self.rows(g, g.b);
+        let size = (width.min(self.n - j), width);
+        O::panel(self.isa, from, self.n0 + j, k, size, &mut out[j * self.k..][..width * self.k]);
+    }
+
+    fn run(&self, g: &Gemm<'_, f32>, c: &mut [f32], stride: usize, a: &mut Vec<O>, b: &[O]) {
         let (height, width) = self.isa.tile();
         let start = if self.k0 == 0 { g.start } else { Start::Go };
         let mut edge = [0.0f32; 14 * 32];
         for i in (0..g.m).step_by(height) {
             let rows = height.min(g.m - i);
-            self.pack_a(g, i, rows, &mut pack.a);
+            self.pack_a(g, i, rows, a);
             for j in (0..self.n).step_by(width) {
                 let columns = width.min(self.n - j);
-                let (b, b_stride) = if self.packed || columns < width {
-                    (&pack.b[j * self.k..], width)
-                } else {
-                    (&g.b.data[self.k0 * g.b.row + self.n0 + j..], g.b.row)
+                let (b, b_stride) = match self.in_place {
+                    Some(b) if columns == width => (&b[self.k0 * g.b.row + self.n0 + j..], g.b.row),
+                    _ => (&b[j * self.k..], width),
                 };
                 let at = i * stride + self.n0 + j;
                 let tile = |c: &mut [f32], c_stride| {
                     let (c, c_len) = (c.as_mut_ptr(), c.len());
-                    Tile { rows, k: self.k, a: &pack.a, b, b_stride, c, c_len, c_stride, start, left: &[] }
+                    Tile { rows, k: self.k, a, b, b_stride, c, c_len, c_stride, start, left: &[] }
                 };
                 if columns == width {
-                    self.isa.run(tile(&mut c[at..], stride));
+                    O::run(self.isa, tile(&mut c[at..], stride));
                     continue;
                 }
                 for r in 0..rows {
                     edge[r * width..][..columns].copy_from_slice(&c[at + r * stride..][..columns]);
                 }
-                self.isa.run(tile(&mut edge, width));
+                O::run(self.isa, tile(&mut edge, width));
                 for r in 0..rows {
                     c[at + r * stride..][..columns].copy_from_slice(&edge[r * width..][..columns]);
                 }
@@ -274,20 +294,12 @@ impl Block {
     }
 
     /// Packs `rows` rows of A as (k, rows).
-    fn pack_a(&self, g: &Gemm<'_, f32>, i: usize, rows: usize, out: &mut Vec<f32>) {
+    fn pack_a(&self, g: &Gemm<'_, f32>, i: usize, rows: usize, out: &mut Vec<O>) {
         if out.len() < K_BLOCK * 14 {
-            out.resize(K_BLOCK * 14, 0.0);
+            out.resize(K_BLOCK * 14, O::default());
         }
-        let origin = i * g.a.row + self.k0 * g.a.col;
-        let data = &g.a.data[origin..];
-        if g.a.col == 1 {
-            return transpose::copy(data, g.a.row, out, rows, (rows, self.k));
-        }
-        for (p, out) in out.chunks_exact_mut(rows).take(self.k).enumerate() {
-            for (r, x) in out.iter_mut().enumerate() {
-                *x = data[r * g.a.row + p * g.a.col];
-            }
-        }
+        let (from, k) = self.rows(g, g.a.transposed());
+        O::panel(self.isa, from, i, k, (rows, rows), out);
     }
 }
 
@@ -306,3 +318,5 @@ pub fn plain<F: Real>(g: Gemm<'_, F>, c: &mut [F], stride: usize) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bf16;

@@ -1,12 +1,15 @@
 //! The tile of `gemm` for any machine: the multiply-add is fused everywhere, in (slow) software where the
 //! compiler may not assume the instruction.
 
-use super::{Start, Tile};
+use super::{Operand, Start, Tile};
 use crate::leaves;
+use crate::real::Real;
 
+/// `add` gives the next link of a chain, of its operands and what it is so far.
+///
 /// # Safety
 /// `Tile::check(16)` held.
-pub(super) unsafe fn run(tile: Tile<'_>) {
+pub(super) unsafe fn run<O: Operand>(tile: Tile<'_, O>, add: impl Fn(O, O, f32) -> f32) {
     let Tile { rows, k, a, b, b_stride, c, c_stride, start, left, .. } = tile;
     // SAFETY: sixteen floats of the row lie in the tile, as the caller promises, and only this call uses them.
     let row_of = |r: usize| unsafe { &mut *c.add(r * c_stride).cast::<[f32; 16]>() };
@@ -17,10 +20,10 @@ pub(super) unsafe fn run(tile: Tile<'_>) {
         }
     }
     for p in 0..k {
-        let b: &[f32; 16] = b[p * b_stride..][..16].try_into().expect("sixteen columns");
+        let b: &[O; 16] = b[p * b_stride..][..16].try_into().expect("sixteen columns");
         for (x, row) in a[p * rows..][..rows].iter().zip(&mut sums) {
             for (sum, b) in row.iter_mut().zip(b) {
-                *sum = fused(*x, *b, *sum);
+                *sum = add(*x, *b, *sum);
             }
         }
     }
@@ -28,6 +31,10 @@ pub(super) unsafe fn run(tile: Tile<'_>) {
         for (row, left) in sums.iter_mut().zip(left.chunks_exact(16)) {
             row.iter_mut().zip(left).for_each(|(sum, left)| *sum = leaves::add(*left, *sum));
         }
+    }
+    if O::PER > 1 {
+        // The payload of a NaN is one of the operands', and which of them the sets do not agree on.
+        sums.as_flattened_mut().iter_mut().filter(|sum| sum.is_nan()).for_each(|sum| *sum = Real::NAN);
     }
     for (r, row) in sums.iter().take(rows).enumerate() {
         *row_of(r) = *row;

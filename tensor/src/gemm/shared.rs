@@ -5,11 +5,13 @@
 //! team before, each panel by one task. Of several shards, k counts all their rows: a tile's chain restarts at each
 //! shard, and the shards' tiles are added along the tree while they lie in the first-level cache, 1.8 KB for each open
 //! level. So a sum over shards costs no more memory traffic than one long product.
+//!
+//! The operands are f32, or pairs of bf16 that are rounded when they are packed; C and its sums are f32 in both classes.
 
-use super::{Gemm, Isa, K_BLOCK, Mat, Start, Tile, transpose};
+use super::{Gemm, Isa, K_BLOCK, Mat, Operand, Start, Tile};
 use crate::leaves;
 use crate::ops::{Room, take};
-use crate::real::Real;
+use crate::real::{Real, Single};
 use crate::team::Team;
 
 /// C = A B (+ bias), summed over shards.
@@ -36,6 +38,20 @@ const TASKS: usize = 4;
 /// Multiply-adds of a product that one thread does alone: some 5 µs.
 const SMALL: usize = 1 << 18;
 
+/// Panels that one task packs.
+const TOGETHER: usize = 4;
+/// Rows that go to all of them before the next; even.
+const ROWS: usize = 16;
+
+/// What becomes of the last of some panels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// As wide as the others, with zeros.
+    Padded,
+    /// As wide as there are columns.
+    Narrow,
+}
+
 /// Most elements of a tile.
 const TILE_MAX: usize = 14 * 32;
 
@@ -49,14 +65,14 @@ struct Out {
 // SAFETY: tasks write disjoint tiles of a slice that `multiply` has borrowed exclusively.
 unsafe impl Sync for Out {}
 
-/// Writes C, whose rows are `stride` apart.
-pub(crate) fn multiply(
+/// Writes C, whose rows are `stride` apart, as the product of operands of the run's kind.
+pub(crate) fn multiply<F: Single>(
     isa: Isa,
     product: TeamGemm<'_, f32>,
     c: &mut [f32],
     stride: usize,
     team: &Team,
-    rooms: &mut [Room<f32>],
+    rooms: &mut [Room<F>],
 ) {
     let g = product.gemm;
     if g.m == 0 || g.n == 0 {
@@ -65,29 +81,35 @@ pub(crate) fn multiply(
     assert!(product.shards == 1 || (g.start == Start::Zero && g.k.is_multiple_of(product.shards)), "shards are alike");
     assert!(c.len() >= (g.m - 1) * stride + g.n && stride >= g.n, "C holds the product");
     let c = Out { start: c.as_mut_ptr(), len: c.len(), stride };
+    let isa = <F::Operand as Operand>::set(isa);
     let (height, width) = isa.tile();
-    let k = g.k.max(1);
+    let links = (g.k / product.shards).div_ceil(F::PER);
+    let k = (links * product.shards).max(1);
     let columns = (B_MAX / k / width).max(1) * width;
     // Tiles of almost one height waste less than full ones and a low rest.
     let height = g.m.div_ceil(g.m.div_ceil(height));
     let rows = (A_MAX / k / height).max(1) * height;
-    let [mut a, mut b] = [std::mem::take(&mut rooms[0].pack.shared_a), std::mem::take(&mut rooms[0].pack.shared_b)];
+    let [mut a, mut b] = rooms[0].pack.shared().map(std::mem::take);
     for n0 in (0..g.n).step_by(columns) {
         let n = columns.min(g.n - n0);
         for m0 in (0..g.m).step_by(rows) {
             let m = rows.min(g.m - m0);
-            let cut = Cut { isa, product, height, width, m0, m, n0, n };
+            let cut = Cut { isa, product, links, height, width, m0, m, n0, n };
             cut.pack(m0 == 0, &mut a, &mut b, team);
-            cut.run(&a, &b, &c, team, rooms);
+            cut.run::<F>(&a, &b, &c, team, rooms);
         }
     }
-    (rooms[0].pack.shared_a, rooms[0].pack.shared_b) = (a, b);
+    for (room, packed) in rooms[0].pack.shared().into_iter().zip([a, b]) {
+        *room = packed;
+    }
 }
 
 /// Rows and columns of C whose operands are packed at once.
 struct Cut<'a> {
     isa: Isa,
     product: TeamGemm<'a, f32>,
+    /// Operands along k of a shard.
+    links: usize,
     height: usize,
     width: usize,
     m0: usize,
@@ -105,20 +127,52 @@ impl Cut<'_> {
         self.n.div_ceil(self.width)
     }
 
+    /// Operands along k of all shards.
+    fn k(&self) -> usize {
+        self.links * self.product.shards
+    }
+
     /// Packs the rows of A as tiles of (k, height) and, if asked, the columns of B as panels of (k, width).
-    fn pack(&self, with_b: bool, a: &mut Vec<f32>, b: &mut Vec<f32>, team: &Team) {
-        let Gemm { k, a: from_a, b: from_b, .. } = self.product.gemm;
-        let (tile, panel) = ((k * self.height).max(1), (k * self.width).max(1));
-        self.chunks(team, take(a, self.tiles() * tile), tile, |i, out| {
-            let first = i * self.height;
-            let rows = self.height.min(self.m - first);
-            panel_of(from_a.transposed(), self.m0 + first, k, (rows, rows), out);
+    fn pack<O: Operand>(&self, with_b: bool, a: &mut Vec<O>, b: &mut Vec<O>, team: &Team) {
+        let Gemm { a: from_a, b: from_b, .. } = self.product.gemm;
+        let tile = (self.k() * self.height).max(1);
+        self.chunks(team, take(a, self.tiles() * tile), TOGETHER * tile, |i, out| {
+            let first = i * TOGETHER * self.height;
+            let rows = (TOGETHER * self.height).min(self.m - first);
+            self.panels_at(from_a.transposed(), self.m0 + first, (rows, self.height, Last::Narrow), out);
         });
+        let panel = (self.k() * self.width).max(1);
         if with_b {
-            self.chunks(team, take(b, self.panels() * panel), panel, |j, out| {
-                let first = j * self.width;
-                panel_of(from_b, self.n0 + first, k, (self.width.min(self.n - first), self.width), out);
+            self.chunks(team, take(b, self.panels() * panel), TOGETHER * panel, |j, out| {
+                let first = j * TOGETHER * self.width;
+                let columns = (TOGETHER * self.width).min(self.n - first);
+                self.panels_at(from_b, self.n0 + first, (columns, self.width, Last::Padded), out);
             });
+        }
+    }
+
+    /// Packs columns as panels, one behind the other. Where a row's columns are neighbours, some rows go to all panels
+    /// before the next: lines of the cache that two panels share are read once, and pages that rows are apart less often.
+    fn panels_at<O: Operand>(
+        &self,
+        from: Mat<'_, f32>,
+        first: usize,
+        (columns, width, last): (usize, usize, Last),
+        out: &mut [O],
+    ) {
+        let (shards, k) = (self.product.shards, self.product.gemm.k / self.product.shards);
+        // Operands do not go from one shard to the next: shards that do not end with a whole one are packed one by one.
+        let (pieces, k) = if k.is_multiple_of(O::PER) { (1, k * shards) } else { (shards, k) };
+        let (links, rows) = (k.div_ceil(O::PER), if from.col == 1 { ROWS } else { k.max(1) });
+        let size = self.k() * width;
+        for (piece, k0) in (0..pieces).flat_map(|piece| (0..k).step_by(rows).map(move |k0| (piece, k0))) {
+            let from = Mat { data: &from.data[(piece * k + k0) * from.row..], ..from };
+            for (column, out) in (0..columns).step_by(width).zip(out.chunks_mut(size)) {
+                let here = width.min(columns - column);
+                let width = if last == Last::Padded { width } else { here };
+                let at = (piece * links + k0 / O::PER) * width;
+                O::panel(self.isa, from, first + column, rows.min(k - k0), (here, width), &mut out[at..]);
+            }
         }
     }
 
@@ -127,14 +181,14 @@ impl Cut<'_> {
         self.m * self.n * self.product.gemm.k < SMALL
     }
 
-    fn chunks(&self, team: &Team, y: &mut [f32], chunk: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    fn chunks<O: Operand>(&self, team: &Team, y: &mut [O], chunk: usize, work: impl Fn(usize, &mut [O]) + Sync) {
         match self.is_small() {
             true => y.chunks_mut(chunk).enumerate().for_each(|(i, y)| work(i, y)),
             false => team.chunks(y, chunk, |_, i, y| work(i, y)),
         }
     }
 
-    fn run(&self, a: &[f32], b: &[f32], c: &Out, team: &Team, rooms: &mut [Room<f32>]) {
+    fn run<F: Single>(&self, a: &[F::Operand], b: &[F::Operand], c: &Out, team: &Team, rooms: &mut [Room<F>]) {
         let (tiles, panels) = (self.tiles(), self.panels());
         let (mut rows, mut columns) = (tiles.min(TILES), panels.min(PANELS));
         let tasks = |rows: usize, columns: usize| tiles.div_ceil(rows) * panels.div_ceil(columns);
@@ -143,12 +197,12 @@ impl Cut<'_> {
             if columns > 1 { columns = columns.div_ceil(2) } else { rows = rows.div_ceil(2) }
         }
         let across = panels.div_ceil(columns);
-        let run = |room: &mut Room<f32>, task: usize| {
+        let run = |room: &mut Room<F>, task: usize| {
             let (i, j) = (task / across * rows, task % across * columns);
             let part = Part { a, b, c, i: i..tiles.min(i + rows), j: j..panels.min(j + columns) };
             match self.product.shards {
                 1 => self.chains(&part),
-                _ => self.trees(&part, &mut room.sums),
+                _ => self.trees(&part, F::floats_mut(take(&mut room.sums, self.siblings()))),
             }
         };
         match threads {
@@ -158,14 +212,14 @@ impl Cut<'_> {
     }
 
     /// Tiles of one task, k block by k block.
-    fn chains(&self, part: &Part<'_>) {
-        let k = self.product.gemm.k;
+    fn chains<O: Operand>(&self, part: &Part<'_, O>) {
+        let k = self.k();
+        let mut edge = [0.0f32; TILE_MAX];
         for k0 in (0..k.max(1)).step_by(K_BLOCK) {
             let len = K_BLOCK.min(k - k0);
             let start = if k0 == 0 { self.product.gemm.start } else { Start::Go };
             for (i, j) in part.tiles() {
                 let (rows, columns) = self.size(i, j);
-                let mut edge = [0.0f32; TILE_MAX];
                 let at = part.c.at(self, i, j);
                 let is_whole = columns == self.width;
                 if !is_whole && start == Start::Go {
@@ -177,22 +231,15 @@ impl Cut<'_> {
                 };
                 if len > 0 {
                     let (a, b) = self.panels_of(part, i, j, rows, k0, len);
-                    self.isa.run(Tile {
-                        rows,
-                        k: len,
-                        a,
-                        b,
-                        b_stride: self.width,
-                        c,
-                        c_len,
-                        c_stride,
-                        start,
-                        left: &[],
-                    });
-                } else if start == Start::Zero && is_whole {
+                    O::run(
+                        self.isa,
+                        Tile { rows, k: len, a, b, b_stride: self.width, c, c_len, c_stride, start, left: &[] },
+                    );
+                } else if start == Start::Zero {
+                    edge.fill(0.0);
                     part.c.store(at, rows, columns, &edge, self.width);
                 }
-                if !is_whole {
+                if !is_whole && len > 0 {
                     part.c.store(at, rows, columns, &edge, self.width);
                 }
             }
@@ -202,9 +249,8 @@ impl Cut<'_> {
 
     /// Tiles of one task, each walked from the first shard to the last. `room` holds the left siblings that wait, one
     /// tile a level: see `leaves::climb`.
-    fn trees(&self, part: &Part<'_>, room: &mut Vec<f32>) {
-        let (shards, k) = (self.product.shards, self.product.gemm.k / self.product.shards);
-        let room = take(room, (shards.ilog2() as usize + 1) * TILE_MAX);
+    fn trees<O: Operand>(&self, part: &Part<'_, O>, room: &mut [f32]) {
+        let (shards, k) = (self.product.shards, self.links);
         for (i, j) in part.tiles() {
             let (rows, columns) = self.size(i, j);
             let len = rows * self.width;
@@ -220,7 +266,7 @@ impl Cut<'_> {
                 let (a, b) = self.panels_of(part, i, j, rows, shard * k, k);
                 let (c, c_len, c_stride) = (sum.as_mut_ptr(), len, self.width);
                 let start = Start::Zero;
-                self.isa.run(Tile { rows, k, a, b, b_stride: self.width, c, c_len, c_stride, start, left });
+                O::run(self.isa, Tile { rows, k, a, b, b_stride: self.width, c, c_len, c_stride, start, left });
             }
             let sum = &room[shards.ilog2() as usize * len..][..len];
             part.c.store(part.c.at(self, i, j), rows, columns, sum, self.width);
@@ -228,26 +274,31 @@ impl Cut<'_> {
         self.add_bias(part);
     }
 
+    /// Floats of the left siblings that wait.
+    fn siblings(&self) -> usize {
+        (self.product.shards.ilog2() as usize + 1) * TILE_MAX
+    }
+
     fn size(&self, i: usize, j: usize) -> (usize, usize) {
         (self.height.min(self.m - i * self.height), self.width.min(self.n - j * self.width))
     }
 
     /// Packed A of a tile and B of a panel, from `k0` on.
-    fn panels_of<'p>(
+    fn panels_of<'p, O>(
         &self,
-        part: &Part<'p>,
+        part: &Part<'p, O>,
         i: usize,
         j: usize,
         rows: usize,
         k0: usize,
         len: usize,
-    ) -> (&'p [f32], &'p [f32]) {
-        let k = self.product.gemm.k;
+    ) -> (&'p [O], &'p [O]) {
+        let k = self.k();
         let a = &part.a[i * k * self.height + k0 * rows..][..len * rows];
         (a, &part.b[j * k * self.width + k0 * self.width..][..len * self.width])
     }
 
-    fn add_bias(&self, part: &Part<'_>) {
+    fn add_bias<O>(&self, part: &Part<'_, O>) {
         let bias = self.product.bias;
         if bias.is_empty() {
             return;
@@ -263,15 +314,15 @@ impl Cut<'_> {
 }
 
 /// What one task reads, and the tiles that it alone writes.
-struct Part<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
+struct Part<'a, O> {
+    a: &'a [O],
+    b: &'a [O],
     c: &'a Out,
     i: std::ops::Range<usize>,
     j: std::ops::Range<usize>,
 }
 
-impl Part<'_> {
+impl<O> Part<'_, O> {
     /// Panel by panel: B's stays in the first-level cache while A's tiles pass by.
     fn tiles(&self) -> impl Iterator<Item = (usize, usize)> {
         let i = self.i.clone();
@@ -308,33 +359,6 @@ impl Out {
 
     fn store(&self, at: usize, rows: usize, columns: usize, from: &[f32], width: usize) {
         self.rows(at, rows, columns, |r, row| row.copy_from_slice(&from[r * width..][..columns]));
-    }
-}
-
-/// Packs columns `first..first + columns` of a matrix of `k` rows as (k, width), zeros behind the last column.
-fn panel_of(from: Mat<'_, f32>, first: usize, k: usize, (columns, width): (usize, usize), out: &mut [f32]) {
-    if k == 0 {
-        return;
-    }
-    let data = &from.data[first * from.col..];
-    let out = &mut out[..k * width];
-    if from.col == 1 {
-        for (p, row) in out.chunks_exact_mut(width).enumerate() {
-            row[..columns].copy_from_slice(&data[p * from.row..][..columns]);
-            row[columns..].fill(0.0);
-        }
-        return;
-    }
-    if columns < width {
-        out.fill(0.0);
-    }
-    if from.row == 1 {
-        return transpose::copy(data, from.col, out, width, (columns, k));
-    }
-    for (p, row) in out.chunks_exact_mut(width).enumerate() {
-        for (column, x) in row[..columns].iter_mut().enumerate() {
-            *x = data[column * from.col + p * from.row];
-        }
     }
 }
 

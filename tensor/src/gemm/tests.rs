@@ -126,7 +126,7 @@ fn a_teams_product_has_the_bits_of_the_plain_chain_and_of_the_shards_tree() {
                 tree_of_chains(product, &mut expected, stride);
                 for isa in Isa::here() {
                     for threads in [1, 2, 3] {
-                        let mut work = crate::ops::Work::new(threads);
+                        let mut work = crate::ops::Work::<f32>::new(threads);
                         let mut got = before.clone();
                         shared::multiply(isa, product, &mut got, stride, &work.team, &mut work.rooms);
                         let what = format!("{isa:?} {m} {n} {k} {transposed:?} {shards} {start:?} {threads} threads");
@@ -142,7 +142,7 @@ fn a_teams_product_has_the_bits_of_the_plain_chain_and_of_the_shards_tree() {
 fn a_sum_over_shards_has_one_nan_and_the_trees_zeros() {
     let a = [-0.0, 1.0, f32::from_bits(0xffc1_2345), f32::INFINITY, -0.0, 1.0, 1.0, f32::NEG_INFINITY];
     for isa in Isa::here() {
-        let mut work = crate::ops::Work::new(1);
+        let mut work = crate::ops::Work::<f32>::new(1);
         let mut c = [9.0f32; 4];
         let gemm =
             Gemm { m: 4, n: 1, k: 2, a: Mat::rows(&a, 4).transposed(), b: Mat::rows(&[1.0; 2], 1), start: Start::Zero };

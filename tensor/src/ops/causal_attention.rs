@@ -13,7 +13,7 @@
 
 use super::*;
 use crate::gemm::{Mat, Start};
-use crate::real::{largest, sum, sum_in_place, sum2};
+use crate::real::{Rows, largest, sum_in_place, sum2};
 use crate::simd::{Set, vectorised};
 use crate::team::Parts;
 use crate::tile::{LANES, Product};
@@ -76,8 +76,18 @@ impl Sizes {
         self.width.next_multiple_of(LANES)
     }
 
-    fn panels_len(self) -> usize {
-        self.tokens.next_multiple_of(PANEL) * self.width
+    /// Operands of all tokens' rows, lengthwise.
+    fn rows_len<F: Real>(self, tokens: usize) -> usize {
+        tokens * self.width.div_ceil(F::PER)
+    }
+
+    fn panels_len<F: Real>(self) -> usize {
+        self.rows_len::<F>(self.tokens.next_multiple_of(PANEL))
+    }
+
+    /// Operands of a matrix of tokens, crosswise.
+    fn stack_len<F: Real>(self, tokens: usize) -> usize {
+        tokens.div_ceil(F::PER) * self.padded()
     }
 
     /// Floats of a tile of scores with the longest rows.
@@ -130,57 +140,38 @@ impl Head {
     }
 }
 
-/// Rows of one head between those of others.
-#[derive(Clone, Copy)]
-struct Rows<'a, F> {
-    data: &'a [F],
-    stride: usize,
-    count: usize,
-    width: usize,
-}
-
-impl<'a, F: Real> Rows<'a, F> {
-    fn get(&self, row: usize) -> &'a [F] {
-        &self.data[row * self.stride..][..self.width]
+/// Rows as operands along them: where they lie if they are operands, else in `room`.
+fn lengthwise<'a, F: Real>(set: Set, rows: Rows<'a, F>, room: &'a mut [F::Operand]) -> Rows<'a, F::Operand> {
+    let (width, count) = (rows.width.div_ceil(F::PER), rows.count);
+    if let Some(data) = F::in_place(rows.data) {
+        return Rows { data, stride: rows.stride, count, width };
     }
-}
-
-vectorised! {
-    /// Copies rows one behind the other, with zeros up to whole vectors.
-    fn pad[F: Real](rows: Rows<'_, F>, to: &mut [F]) {
-        let padded = rows.width.next_multiple_of(LANES);
-        for (row, to) in to.chunks_exact_mut(padded).take(rows.count).enumerate() {
-            let (whole, rest) = rows.get(row).as_chunks::<LANES>();
-            let (to, last) = to.split_at_mut(whole.len() * LANES);
-            to.as_chunks_mut::<LANES>().0.copy_from_slice(whole);
-            if !last.is_empty() {
-                last[..rest.len()].copy_from_slice(rest);
-                last[rest.len()..].fill(F::ZERO);
-            }
-        }
+    for (row, to) in room.chunks_exact_mut(width.max(1)).take(count).enumerate() {
+        F::lengthwise(set, rows.get(row), to);
     }
+    Rows { data: room, stride: width, count, width }
 }
 
 vectorised! {
     /// Copies rows transposed, as panels of (width, PANEL) with zeros behind the last row: sixteen by sixteen, so that
     /// lines are written whole.
-    fn panels[F: Real](rows: Rows<'_, F>, to: &mut [F]) {
+    fn panels[T: Clone + Default](rows: Rows<'_, T>, to: &mut [T]) {
         let width = rows.width;
         for (first, panel) in (0..rows.count).step_by(LANES).zip(0..) {
             let panel = &mut to[panel / 2 * PANEL * width + panel % 2 * LANES..];
             for column in (0..width).step_by(LANES) {
-                let mut block = [[F::ZERO; LANES]; LANES];
+                let mut block: [[T; LANES]; LANES] = Default::default();
                 for (row, block) in (first..rows.count).zip(&mut block) {
                     let from = &rows.get(row)[column..];
                     match from.first_chunk::<LANES>() {
-                        Some(whole) => *block = *whole,
-                        None => block[..from.len()].copy_from_slice(from),
+                        Some(whole) => block.clone_from_slice(whole),
+                        None => block[..from.len()].clone_from_slice(from),
                     }
                 }
                 for c in 0..LANES.min(width - column) {
                     let line = panel[(column + c) * PANEL..].first_chunk_mut::<LANES>().expect("a panel's line");
                     for (to, row) in line.iter_mut().zip(&block) {
-                        *to = row[c];
+                        *to = row[c].clone();
                     }
                 }
             }
@@ -188,7 +179,16 @@ vectorised! {
     }
 }
 
-/// The next `len` floats of a room.
+/// Rows of scores as operands across them, transposed: where they lie if they are operands, else in `room`.
+fn transposed<'a, F: Real>(set: Set, rows: Rows<'a, F>, room: &'a mut [F::Operand]) -> Mat<'a, F::Operand> {
+    if let Some(data) = F::in_place(rows.data) {
+        return Mat::rows(data, rows.stride).transposed();
+    }
+    F::crosswise(set, rows, rows.width, room);
+    Mat::rows(&*room, rows.width).transposed()
+}
+
+/// The next `len` elements of a room.
 fn cut<'a, F>(rest: &mut &'a mut [F], len: usize) -> &'a mut [F] {
     let (first, behind) = std::mem::take(rest).split_at_mut(len);
     *rest = behind;
@@ -196,8 +196,9 @@ fn cut<'a, F>(rest: &mut &'a mut [F], len: usize) -> &'a mut [F] {
 }
 
 /// scores (rows, seen in whole vectors) = A Bᵀ, with A (rows, width) and the panels of B.
-fn compare<F: Real>(a: Mat<'_, F>, rows: usize, panels: &[F], width: usize, seen: usize, scores: &mut [F]) {
+fn compare<F: Real>(a: Rows<'_, F::Operand>, panels: &[F::Operand], seen: usize, scores: &mut [F]) {
     let (columns, stride) = (seen.next_multiple_of(LANES), stride(seen));
+    let (rows, width, a) = (a.count, a.width, Mat::rows(a.data, a.stride));
     for (first, b) in (0..columns).step_by(PANEL).zip(panels.chunks_exact(PANEL * width)) {
         let columns = PANEL.min(columns - first);
         let product = Product { rows, k: width, columns, a, b, b_stride: PANEL, start: Start::Zero };
@@ -238,30 +239,44 @@ impl Rule for CausalAttention {
             // The longest first: the last task of a run is what others wait for.
             let (head, group) = (s.head(task % s.all_heads()), groups - 1 - task / s.all_heads());
             let group = group * GROUP..s.tokens.min((group + 1) * GROUP);
-            let per_tile = s.scores_len() + QUERIES * (padded + 1);
-            let mut rest = take(&mut room.columns, s.panels_len() + s.tokens * padded + per_tile);
-            let (keys, values) = (cut(&mut rest, s.panels_len()), cut(&mut rest, s.tokens * padded));
+            let mut rest = take(&mut room.columns, s.scores_len() + QUERIES * (padded + 1));
             let (scores, out, shares) =
                 (cut(&mut rest, s.scores_len()), cut(&mut rest, QUERIES * padded), cut(&mut rest, QUERIES));
-            panels(set, head.rows(qkv, 1, 0..group.end), keys);
-            pad(set, head.rows(qkv, 2, 0..group.end), values);
+            let (panels_len, stack_len) = (s.panels_len::<F>(), s.stack_len::<F>(s.tokens));
+            let along = s.rows_len::<F>(s.tokens).max(s.scores_len());
+            let mut rest = take(&mut room.operands, panels_len + stack_len + along + padded);
+            let (keys, values) = (cut(&mut rest, panels_len), cut(&mut rest, stack_len));
+            let (along, last) = (cut(&mut rest, along), cut(&mut rest, padded));
+            panels(set, lengthwise(set, head.rows(qkv, 1, 0..group.end), along), keys);
+            F::crosswise(set, head.rows(qkv, 2, 0..group.end), padded, values);
             for queries in s.tiles(group) {
                 let (rows, seen) = (queries.len(), queries.end);
-                let q = head.rows(qkv, 0, queries.clone());
-                compare(Mat::rows(q.data, q.stride), rows, keys, width, seen, scores);
+                let q = lengthwise(set, head.rows(qkv, 0, queries.clone()), along);
+                compare(q, keys, seen, scores);
                 // SAFETY: a task alone has this head's sums of these queries.
                 let sums = unsafe { sums.get(head.sums(&queries)) };
                 weights(set, queries.clone(), scores, sums, shares, s.scale2());
-                let a = Mat::rows(&*scores, stride(seen));
-                let product =
-                    Product { rows, k: seen, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
-                match are_finite(set, &values[queries.start * padded..seen * padded]) {
+                let p = lengthwise(set, Rows { data: scores, stride: stride(seen), count: rows, width: seen }, along);
+                let (a, k) = (Mat::rows(p.data, p.stride), p.width);
+                let product = Product { rows, k, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
+                match all(set, &values[queries.start / F::PER * padded..k * padded], F::is_finite) {
                     true => F::tile(product, out, padded),
                     // Weights of 0 would make a NaN of what their token may not see: here each row ends at its own.
                     false => (0..rows).for_each(|row| {
-                        let a = Mat::rows(&scores[row * stride(seen)..], stride(seen));
-                        let product = Product { rows: 1, k: queries.start + row + 1, a, ..product };
-                        F::tile(product, &mut out[row * padded..], padded);
+                        let (out, k) = (&mut out[row * padded..], queries.start + row + 1);
+                        let end = k.div_ceil(F::PER) - 1;
+                        let a = Mat::rows(&p.data[row * p.stride..], p.stride);
+                        let product = Product { rows: 1, a, ..product };
+                        last.copy_from_slice(&values[end * padded..][..padded]);
+                        if k % F::PER != 0 {
+                            last.iter_mut().for_each(|v| *v = F::only_first(*v));
+                        }
+                        let start = if end == 0 { Start::Zero } else { Start::Go };
+                        if end > 0 {
+                            F::tile(Product { k: end, ..product }, out, padded);
+                        }
+                        let a = Mat::rows(&a.data[end..], a.row);
+                        F::tile(Product { k: 1, a, b: last, start, ..product }, out, padded);
                     }),
                 }
                 for ((token, row), share) in queries.zip(out.chunks_exact(padded)).zip(&*shares) {
@@ -276,9 +291,9 @@ impl Rule for CausalAttention {
 }
 
 vectorised! {
-    fn are_finite[F: Real](xs: &[F]) -> bool {
-        // 0 times a finite number is 0, times any other NaN.
-        sum(xs, |x| x * F::ZERO) == F::ZERO
+    fn all[T: Clone](xs: &[T], is: impl Fn(T) -> bool) -> bool {
+        // Not the iterator's `all`, which stops at the first and is not vectorised.
+        xs.iter().fold(true, |all, x| all & is(x.clone()))
     }
 }
 
@@ -346,31 +361,42 @@ impl Rule for CausalAttentionGrad {
                 }
             };
             let (of_head, of_tile) = (s.tokens * padded, QUERIES * padded);
-            let all = 2 * s.panels_len() + 3 * of_head + 2 * s.scores_len() + 3 * of_tile;
-            let mut rest = take(&mut room.columns, all);
-            let (keys, values) = (cut(&mut rest, s.panels_len()), cut(&mut rest, s.panels_len()));
-            let [k, dk, dv] = std::array::from_fn(|_| cut(&mut rest, of_head));
+            let mut rest = take(&mut room.columns, 2 * of_head + 2 * s.scores_len() + of_tile);
+            let [dk, dv] = std::array::from_fn(|_| cut(&mut rest, of_head));
             let [scores, dscores] = std::array::from_fn(|_| cut(&mut rest, s.scores_len()));
-            let [q, dy, dq] = std::array::from_fn(|_| cut(&mut rest, of_tile));
-            panels(set, head.rows(qkv, 1, 0..s.tokens), keys);
-            pad(set, head.rows(qkv, 1, 0..s.tokens), k);
-            panels(set, head.rows(qkv, 2, 0..s.tokens), values);
+            let dq = cut(&mut rest, of_tile);
+            let (panels_len, of_head, of_tile) =
+                (s.panels_len::<F>(), s.stack_len::<F>(s.tokens), s.stack_len::<F>(QUERIES));
+            let along = s.rows_len::<F>(s.tokens).max(s.scores_len());
+            let all = 2 * panels_len + of_head + 2 * of_tile + along + s.scores_len();
+            let mut rest = take(&mut room.operands, all);
+            let [keys, values] = std::array::from_fn(|_| cut(&mut rest, panels_len));
+            let k = cut(&mut rest, of_head);
+            let [q, dy] = std::array::from_fn(|_| cut(&mut rest, of_tile));
+            let [along, across] = [along, s.scores_len()].map(|len| cut(&mut rest, len));
+            panels(set, lengthwise(set, head.rows(qkv, 1, 0..s.tokens), along), keys);
+            F::crosswise(set, head.rows(qkv, 1, 0..s.tokens), padded, k);
+            panels(set, lengthwise(set, head.rows(qkv, 2, 0..s.tokens), along), values);
             dk.fill(F::ZERO);
             dv.fill(F::ZERO);
             for queries in s.tiles(0..s.tokens) {
                 let (rows, seen) = (queries.len(), queries.end);
-                pad(set, head.rows(qkv, 0, queries.clone()), q);
-                pad(set, head.output_rows(kept.dy, queries.clone()), dy);
-                compare(Mat::rows(&*q, padded), rows, keys, width, seen, scores);
-                compare(Mat::rows(&*dy, padded), rows, values, width, seen, dscores);
+                F::crosswise(set, head.rows(qkv, 0, queries.clone()), padded, q);
+                F::crosswise(set, head.output_rows(kept.dy, queries.clone()), padded, dy);
+                compare(lengthwise(set, head.rows(qkv, 0, queries.clone()), along), keys, seen, scores);
+                compare(lengthwise(set, head.output_rows(kept.dy, queries.clone()), along), values, seen, dscores);
                 slopes(set, head, queries.clone(), scores, dscores, kept);
-                let (p, ds) = (Mat::rows(&*scores, stride(seen)), Mat::rows(&*dscores, stride(seen)));
+                let of = |data| Rows { data, stride: stride(seen), count: rows, width: seen };
+                let ds = lengthwise(set, of(&*dscores), along);
+                let (a, links) = (Mat::rows(ds.data, ds.stride), ds.width);
                 let to_rows =
-                    Product { rows, k: seen, columns: padded, a: ds, b: k, b_stride: padded, start: Start::Zero };
+                    Product { rows, k: links, columns: padded, a, b: k, b_stride: padded, start: Start::Zero };
                 F::tile(to_rows, dq, padded);
-                let to_keys = Product { rows: seen, k: rows, start: Start::Go, ..to_rows };
-                F::tile(Product { a: ds.transposed(), b: q, ..to_keys }, dk, padded);
-                F::tile(Product { a: p.transposed(), b: dy, ..to_keys }, dv, padded);
+                let to_keys = Product { rows: seen, k: rows.div_ceil(F::PER), start: Start::Go, ..to_rows };
+                let ds = transposed(set, of(&*dscores), across);
+                F::tile(Product { a: ds, b: q, ..to_keys }, dk, padded);
+                let p = transposed(set, of(&*scores), across);
+                F::tile(Product { a: p, b: dy, ..to_keys }, dv, padded);
                 write(0, queries, dq);
             }
             write(1, 0..s.tokens, dk);

@@ -2,7 +2,8 @@
 //!
 //! x: (sample, in, h, w), W: (out, in, kh, kw), b: (out), y: (sample, out, oh, ow). Every element of y is one chain
 //! over (in, kh, kw), padding as zeros; of dx, over the output channels and the taps that meet the pixel, later taps
-//! first; of dW, over the samples of a shard and their output pixels.
+//! first; of dW, over the samples of a shard and their output pixels. Operands in pairs: two planes, or two pixels of a
+//! row; docs/numerics.md.
 
 mod correlate;
 mod frame;
@@ -13,7 +14,7 @@ pub(crate) use correlate::Part;
 use super::*;
 use crate::leaves::tree_sum;
 use crate::real::sum;
-use correlate::{Correlation, Grid};
+use correlate::{Correlation, Grid, Weights};
 use frame::Frame;
 use weight::WeightGradient;
 
@@ -136,8 +137,10 @@ impl Rule for Conv2d {
         let (outer, patch) = (io.types[1].shape[0], s.patch());
         let (x, weight) = (io.x[0], io.x[1]);
         let bias = if io.types.len() == 3 { io.x[2] } else { &[] };
-        let mut packed = std::mem::take(&mut io.work.rooms[0].pack.shared_b);
-        correlate::pack(io.work, &mut packed, (outer, patch, 0), |link, out| weight[out * patch + link]);
+        let mut packed = std::mem::take(&mut io.work.rooms[0].pack.weights);
+        let (taps, planes) = (s.kh * s.kw, s.inner);
+        let weights = Weights { columns: outer, planes, taps, at: 0 };
+        correlate::pack(io.work, &mut packed, weights, |plane, tap, out| weight[out * patch + plane * taps + tap]);
         let frame = s.frame();
         let part = Part {
             taps: (s.kh, s.kw),
@@ -148,7 +151,7 @@ impl Rule for Conv2d {
         };
         let all = Correlation { frame, planes: s.inner, parts: &[part], columns: outer, plane: s.out() };
         all.run(x, &packed, bias, y, io.work);
-        io.work.rooms[0].pack.shared_b = packed;
+        io.work.rooms[0].pack.weights = packed;
     }
 }
 
@@ -178,16 +181,16 @@ impl Rule for Conv2dGradInput {
         };
         let ((above, below), (left, right)) = (margin(s.h, s.kh, s.oh), margin(s.w, s.kw, s.ow));
         let frame = Frame::new((s.oh, s.ow), (above, left), (below, right));
-        let mut packed = std::mem::take(&mut io.work.rooms[0].pack.shared_b);
+        let mut packed = std::mem::take(&mut io.work.rooms[0].pack.weights);
         let mut parts: Vec<Part> = std::mem::take(&mut io.work.rooms[0].convolutions);
         parts.clear();
         let mut weights = 0;
         for (y, x) in (0..stride.min(s.h)).flat_map(|y| (0..stride.min(s.w)).map(move |x| (y, x))) {
             let (down, across) = (s.phase(y, s.h, s.kh), s.phase(x, s.w, s.kw));
-            let (taps, links) = ((down.taps, across.taps), outer * down.taps * across.taps);
+            let taps = (down.taps, across.taps);
+            let of_part = Weights { columns: s.inner, planes: outer, taps: taps.0 * taps.1, at: weights };
             // Taps in the order in which rows of dy ascend.
-            correlate::pack(io.work, &mut packed, (s.inner, links, weights), |link, channel| {
-                let (out, tap) = (link / (taps.0 * taps.1), link % (taps.0 * taps.1));
+            correlate::pack(io.work, &mut packed, of_part, |out, tap, channel| {
                 let ky = down.rest + (taps.0 - 1 - tap / taps.1) * stride;
                 let kx = across.rest + (taps.1 - 1 - tap % taps.1) * stride;
                 weight[((out * s.inner + channel) * s.kh + ky) * s.kw + kx]
@@ -200,11 +203,11 @@ impl Rule for Conv2dGradInput {
                 pixel: Grid { first: (y, x), every: stride, row: s.w },
                 weights,
             });
-            weights += correlate::packed(s.inner, links);
+            weights += correlate::packed::<F>(s.inner, outer.div_ceil(F::PER) * taps.0 * taps.1);
         }
         let all = Correlation { frame, planes: outer, parts: &parts, columns: s.inner, plane: s.h * s.w };
         all.run(dy, &packed, &[], dx, io.work);
-        io.work.rooms[0].pack.shared_b = packed;
+        io.work.rooms[0].pack.weights = packed;
         io.work.rooms[0].convolutions = parts;
     }
 }

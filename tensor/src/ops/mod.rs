@@ -97,7 +97,7 @@ pub type Grads = Vec<Option<Value>>;
 pub const IO_MAX: usize = 8;
 
 /// What a kernel is given. Floats and integers share the numbering of the inputs.
-pub struct Io<'a, F> {
+pub struct Io<'a, F: Real> {
     pub x: [&'a [F]; IO_MAX],
     pub ints: [&'a [i32]; IO_MAX],
     pub y: [&'a mut [F]; IO_MAX],
@@ -124,7 +124,7 @@ pub struct Key<'a> {
 
 /// The threads of a run, and what they use.
 #[derive(Debug)]
-pub struct Work<F> {
+pub struct Work<F: Real> {
     pub team: Team,
     /// One for each thread of the team.
     pub rooms: Vec<Room<F>>,
@@ -132,9 +132,11 @@ pub struct Work<F> {
 
 /// Memory of one thread that kernels use and leave dirty.
 #[derive(Debug, Default)]
-pub struct Room<F> {
+pub struct Room<F: Real> {
     pub pack: Pack<F>,
     pub columns: Vec<F>,
+    /// What products read.
+    pub operands: Vec<F::Operand>,
     /// Left siblings of a sum over shards.
     pub sums: Vec<F>,
     /// Results of tasks that are not neighbours in the output.
@@ -153,13 +155,12 @@ impl<F: Real> Work<F> {
     /// Gives every thread as much room as one of them needed: who gets which task is chance, and a later run must not
     /// find a room too small.
     pub(crate) fn level(&mut self) {
-        type Field<F> = fn(&mut Room<F>) -> &mut Vec<F>;
-        let fields: [Field<F>; 4] = [|r| &mut r.pack.a, |r| &mut r.pack.b, |r| &mut r.columns, |r| &mut r.sums];
         // What is packed for all lies in the first room alone.
-        for field in fields {
-            let largest = self.rooms.iter_mut().map(|room| field(room).len()).max().unwrap_or(0);
-            self.rooms.iter_mut().for_each(|room| crate::memory::grow(field(room), largest));
-        }
+        level(&mut self.rooms, |room| &mut room.pack.a);
+        level(&mut self.rooms, |room| &mut room.pack.b);
+        level(&mut self.rooms, |room| &mut room.operands);
+        level(&mut self.rooms, |room| &mut room.columns);
+        level(&mut self.rooms, |room| &mut room.sums);
     }
 
     /// A product on all threads.
@@ -168,8 +169,13 @@ impl<F: Real> Work<F> {
     }
 }
 
+fn level<F: Real, T: std::marker::Copy + Default>(rooms: &mut [Room<F>], field: fn(&mut Room<F>) -> &mut Vec<T>) {
+    let largest = rooms.iter_mut().map(|room| field(room).len()).max().unwrap_or(0);
+    rooms.iter_mut().for_each(|room| crate::memory::grow(field(room), largest));
+}
+
 /// At least `len` elements of `room`, whatever is in them.
-pub fn take<F: Real>(room: &mut Vec<F>, len: usize) -> &mut [F] {
+pub fn take<T: std::marker::Copy + Default>(room: &mut Vec<T>, len: usize) -> &mut [T] {
     crate::memory::grow(room, len);
     &mut room[..len]
 }

@@ -4,8 +4,9 @@ use super::*;
 use crate::gemm::{FORCED, Isa};
 use crate::nn::{Bias, Conv, Module, Scope, Table};
 use crate::tensor::{Result, Tensor};
-use crate::{Init, LeafKey, Network, compile};
+use crate::{Init, LeafKey, Network, compile, compile_in};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
+use elastic_spec::job::Dtype;
 use elastic_spec::layout::{Tail, canonical};
 
 struct Mlp;
@@ -179,8 +180,8 @@ fn by_levels(mut leaves: Vec<Bits>) -> Bits {
     leaves.swap_remove(0)
 }
 
-fn check(module: &dyn Module, data: &DataShape, m: usize, inputs: Inputs) {
-    let network = compile(module, data, m).unwrap();
+fn check(dtype: Dtype, module: &dyn Module, data: &DataShape, m: usize, inputs: Inputs) {
+    let network = compile_in(dtype, module, data, m).unwrap();
     let state = network.init(3);
     let shards_max = if m > 7 { 4 } else { 16 };
     assert!(network.shards_max() >= shards_max, "units are compiled as far as they are small");
@@ -201,7 +202,7 @@ fn check(module: &dyn Module, data: &DataShape, m: usize, inputs: Inputs) {
                     let params = network.layout().params.iter().chain(&network.layout().buffers);
                     params.filter(|p| p.offset <= at).map(|p| p.name.clone()).next_back()
                 });
-                let what = format!("{shards} shards of {m}, {inputs:?}, {isa:?}, {threads} threads");
+                let what = format!("{dtype:?}, {shards} shards of {m}, {inputs:?}, {isa:?}, {threads} threads");
                 assert!(at.is_none(), "{what}: {name:?} differs at {at:?}");
                 assert_eq!(got.1, wanted.1, "{what}");
             }
@@ -211,9 +212,9 @@ fn check(module: &dyn Module, data: &DataShape, m: usize, inputs: Inputs) {
     FORCED.set(None);
 }
 
-fn check_all(module: &dyn Module, data: &DataShape, inputs: &[Inputs]) {
+fn check_all(dtype: Dtype, module: &dyn Module, data: &DataShape, inputs: &[Inputs]) {
     for m in [1, 2, 3, 4, 7, 32] {
-        inputs.iter().for_each(|inputs| check(module, data, m, *inputs));
+        inputs.iter().for_each(|inputs| check(dtype, module, data, m, *inputs));
     }
 }
 
@@ -221,35 +222,44 @@ const ALL: [Inputs; 3] = [Inputs::Random, Inputs::ZeroHeavy, Inputs::NegativeZer
 
 #[test]
 fn an_mlps_units_have_the_bits_of_single_shards() {
-    check_all(&Mlp, &FEATURES, &ALL);
+    check_all(Dtype::F32, &Mlp, &FEATURES, &ALL);
 }
 
 #[test]
 fn units_of_convolutions_and_batch_norm_have_the_bits_of_single_shards() {
-    check_all(&Image, &FEATURES, &ALL);
+    check_all(Dtype::F32, &Image, &FEATURES, &ALL);
 }
 
 #[test]
 fn units_of_wide_images_have_the_bits_of_single_shards() {
     let data = DataShape::Features { features: 576, classes: 3 };
-    check(&Wide, &data, 7, Inputs::Random);
-    check(&Wide, &data, 32, Inputs::Random);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        check(dtype, &Wide, &data, 7, Inputs::Random);
+        check(dtype, &Wide, &data, 32, Inputs::Random);
+    }
 }
 
 #[test]
 fn units_of_a_decoder_with_a_tied_table_have_the_bits_of_single_shards() {
-    check_all(&Text, &TOKENS, &ALL[..1]);
-    check_all(&Turned, &TOKENS, &ALL[..1]);
+    check_all(Dtype::F32, &Text, &TOKENS, &ALL[..1]);
+    check_all(Dtype::F32, &Turned, &TOKENS, &ALL[..1]);
 }
 
 #[test]
 fn any_other_graph_has_units_with_the_bits_of_single_shards() {
-    check_all(&Odd, &FEATURES, &ALL);
+    check_all(Dtype::F32, &Odd, &FEATURES, &ALL);
+}
+
+#[test]
+fn units_in_bf16_have_the_bits_of_single_shards() {
+    for (module, data) in [(&Mlp as &dyn Module, &FEATURES), (&Image, &FEATURES), (&Text, &TOKENS), (&Odd, &FEATURES)] {
+        check_all(Dtype::Bf16, module, data, if data == &TOKENS { &ALL[..1] } else { &ALL });
+    }
 }
 
 #[test]
 fn units_of_a_module_with_eager_ops_have_the_bits_of_single_shards() {
-    check_all(&Free, &FEATURES, &ALL);
+    check_all(Dtype::F32, &Free, &FEATURES, &ALL);
 }
 
 #[test]

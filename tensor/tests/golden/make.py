@@ -1,7 +1,8 @@
 """Makes the golden files that tests/golden.rs compares the engine with.
 
     python3 -m venv venv && venv/bin/pip install torch==2.15.0 numpy==2.4.6 safetensors==0.8.0
-    venv/bin/python make.py
+    venv/bin/python make.py         # all files but the next
+    venv/bin/python make.py bf16    # bf16.json: the training curves' losses under autocast
 
 Everything is seeded; the files hold inputs as well as PyTorch's results. Ops in f64, optimizers and the
 training curves in f32. Batch norm is called once per shard, over the shard's valid samples, as the engine
@@ -11,6 +12,7 @@ defines it; the loss is PyTorch's full-batch mean over valid targets.
 import json
 import math
 import pathlib
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,9 @@ from safetensors.torch import save_file
 
 HERE = pathlib.Path(__file__).parent
 IGNORE = -1
+# Whether the training curves are those of bf16: products under autocast, the weights in f32.
+LOW = sys.argv[1:] == ["bf16"]
+CURVES = {}
 
 
 def ops():
@@ -226,7 +231,8 @@ def train(job, params, x, y, forward):
             group["lr"] = job["lr"] * rate(job["schedule"], step, steps)
         shards = [part[part >= 0] for part in rows[step].chunk(job["shards"])]
         chosen = torch.cat(shards)
-        scores = forward(params, x[chosen], [len(s) for s in shards if len(s)])
+        with torch.autocast("cpu", torch.bfloat16, enabled=LOW):
+            scores = forward(params, x[chosen], [len(s) for s in shards if len(s)]).float()
         loss = F.cross_entropy(
             scores.flatten(0, -2), y[chosen].flatten(), ignore_index=IGNORE, label_smoothing=job["label_smoothing"]
         )
@@ -238,13 +244,17 @@ def train(job, params, x, y, forward):
         losses.append(loss.item())
     job["losses"] = losses
     with torch.no_grad():
-        scores = forward(params, x, None)
+        with torch.autocast("cpu", torch.bfloat16, enabled=LOW):
+            scores = forward(params, x, None).float()
         loss = F.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=IGNORE)
         job["validation"] = {"loss": loss.item(), "correct": (scores.argmax(-1) == y).sum().item()}
     return rows
 
 
 def save(name, job, start, params, x, y, rows, buffers=None):
+    if LOW:
+        CURVES[name] = {"losses": job["losses"], "validation": job["validation"]}
+        return
     tensors = {f"start.{k}": v for k, v in start.items()}
     tensors |= {f"end.{k}": v.detach().clone() for k, v in params.items()}
     tensors |= {f"end.{k}": v for k, v in (buffers or {}).items()}
@@ -394,7 +404,9 @@ def gpt():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for make in (ops, optimizers, long_optimizers, mlp, cnn, gpt):
+    for make in (mlp, cnn, gpt) if LOW else (ops, optimizers, long_optimizers, mlp, cnn, gpt):
         make()
+    if LOW:
+        (HERE / "bf16.json").write_text(json.dumps(CURVES, indent=1) + "\n")
     for path in sorted(HERE.glob("*.safetensors")):
         print(path.name, path.stat().st_size)

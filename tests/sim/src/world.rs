@@ -464,6 +464,7 @@ fn spec(config: &Config, min_workers: u16, max_workers: u16) -> JobSpec {
             shards: config.shards,
             length: job::Length::Steps(config.schedule.steps),
             seed: 1,
+            dtype: job::Dtype::F32,
             optimizer: job::Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 },
             lr: 0.1,
             lr_schedule: job::LrSchedule::Constant { warmup: 0 },

@@ -7,8 +7,8 @@ use elastic_proto::{Access, Refusal};
 use elastic_spec::api::{Health, JobStatus, LogPiece, LogRead, LogsQuery, NodeStatus, Scale, Submit};
 use elastic_spec::facts::{End, JobWant, Launch, NodeReport, NodeWant, Process, SlotWant, WorkerReport};
 use elastic_spec::job::{
-    CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind, ModelSpec,
-    Optimizer, Reduce, ResourceSpec, TrainSpec,
+    CheckpointSpec, DataSource, DataSpec, Device, Dtype, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
+    ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
 };
 use elastic_spec::{Digest, JobId, NodeId, Term};
 use std::path::{Path, PathBuf};
@@ -207,6 +207,7 @@ fn spec() -> String {
             shards: 1,
             length: Length::Steps(1),
             seed: 0,
+            dtype: Dtype::F32,
             optimizer: Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
             lr: 0.1,
             lr_schedule: LrSchedule::Constant { warmup: 0 },

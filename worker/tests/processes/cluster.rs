@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use elastic_proto::framed::Framed;
 use elastic_spec::facts::{Launch, Phase, WorkerStatus, WorkerUp};
 use elastic_spec::job::{
-    CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind, ModelSpec,
-    Optimizer, Reduce, ResourceSpec, TrainSpec,
+    CheckpointSpec, DataSource, DataSpec, Device, Dtype, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
+    ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
 };
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder, exit};
 use elastic_spec::{Digest, Epoch, JobId, NodeId, Rank, WorkerId};
@@ -407,6 +407,7 @@ fn spec(plan: &Plan) -> JobSpec {
             shards: SHARDS,
             length: Length::Steps(plan.steps),
             seed: 3,
+            dtype: Dtype::F32,
             optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
             lr: 0.001,
             lr_schedule: LrSchedule::Cosine { warmup: 5, end: 0.1 },

@@ -8,8 +8,9 @@
 
 mod rows;
 
-use elastic_models::build;
+use elastic_models::build_in;
 use elastic_spec::batch::Batch;
+use elastic_spec::job;
 use elastic_spec::layout::Tail;
 use elastic_tensor::leaves::tree_sum;
 use elastic_tensor::{LeafKey, Network, Update, moments_of, peak};
@@ -25,14 +26,16 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["peak", threads] => println!("{}", json!({ "gflops": peak::measure(number(threads)) })),
-        [_, dtype, ..] if dtype != "f32" => {
-            println!("{}", json!({ "unsupported": format!("steps are computed in f32, not {dtype}") }));
-        }
-        [model, _, threads, shards, batch] => {
-            serve(Steps::new(&rows::row(model), number(threads), number(shards), number(batch)));
-        }
+        [model, dtype, threads, shards, batch] => match dtype_of(dtype) {
+            Some(dtype) => serve(Steps::new(&rows::row(model), dtype, number(threads), number(shards), number(batch))),
+            None => println!("{}", json!({ "unsupported": format!("steps are computed in f32 or bf16, not {dtype}") })),
+        },
         _ => panic!("usage: step MODEL DTYPE THREADS SHARDS BATCH | step peak THREADS"),
     }
+}
+
+fn dtype_of(word: &str) -> Option<job::Dtype> {
+    [job::Dtype::F32, job::Dtype::Bf16].into_iter().find(|dtype| dtype.word() == word)
 }
 
 fn number(word: &str) -> usize {
@@ -75,9 +78,9 @@ struct Steps {
 }
 
 impl Steps {
-    fn new(row: &Row, threads: usize, shards: usize, batch: usize) -> Steps {
+    fn new(row: &Row, dtype: job::Dtype, threads: usize, shards: usize, batch: usize) -> Steps {
         assert!(batch.is_multiple_of(shards), "a batch of {batch} is not {shards} equal shards");
-        let network = build(&row.kind, &row.data, batch / shards).expect("the model fits its data");
+        let network = build_in(dtype, &row.kind, &row.data, batch / shards).expect("the model fits its data");
         let layout = network.layout();
         let unit = network.shards_max().min(shards);
         let units = (0..shards).step_by(unit).map(|first| {

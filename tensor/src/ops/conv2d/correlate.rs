@@ -1,4 +1,5 @@
-//! y[pixel, column] = chain over (plane, taps) of source · weight: the forward pass, and the input's gradient.
+//! y[pixel, column] = chain over (plane, taps) of source · weight: the forward pass, and the input's gradient. Where
+//! operands are pairs, a link takes two planes at one tap, and behind an odd last plane is one of zeros.
 //!
 //! Rows of the product are output pixels of some samples, columns are output channels. The source is read in place
 //! (`gemm::indirect`), weights are packed once for all samples, and a finished tile is written transposed, since
@@ -8,7 +9,7 @@ use super::frame::Frame;
 use crate::gemm::Start;
 use crate::gemm::indirect::{self, Steps, Tile};
 use crate::ops::{Work, take};
-use crate::real::Real;
+use crate::real::{Real, Rows};
 use crate::simd::Set;
 
 /// The source, and what is computed from it.
@@ -76,7 +77,7 @@ const TASKS: usize = 4;
 
 impl Correlation<'_> {
     /// Writes y (sample, column, plane). `weights`: for each part, panels of columns as (links, width); see `panels`.
-    pub fn run<F: Real>(&self, source: &[F], weights: &[F], bias: &[F], y: &mut [F], work: &mut Work<F>) {
+    pub fn run<F: Real>(&self, source: &[F], weights: &[F::Operand], bias: &[F], y: &mut [F], work: &mut Work<F>) {
         let (from, to) = (self.planes * self.frame.image.0 * self.frame.image.1, self.columns * self.plane);
         if to == 0 {
             return;
@@ -84,32 +85,56 @@ impl Correlation<'_> {
         let samples = y.len() / to;
         let image = (self.planes * self.frame.len()).max(1);
         let group = (SOURCE / image).min(samples.div_ceil(TASKS * work.team.threads())).max(1);
-        let set = Set::best();
+        let set = F::set(Set::best());
+        let planes = self.planes.div_ceil(F::PER);
         let mut tables = std::mem::take(&mut work.rooms[0].tables);
-        self.fill_tables(&mut tables);
+        self.fill_tables(planes, &mut tables);
         let Work { team, rooms } = work;
         team.chunks_in(rooms, y, group * to, |room, i, y| {
             let samples = y.len() / to;
             let source = &source[i * group * from..][..samples * from];
             let framed = self.frame.framed(source, &mut room.columns);
+            let framed = match F::in_place(framed) {
+                Some(framed) => framed,
+                None => self.planes_in_operands(set, framed, &mut room.operands),
+            };
             let mut table = &tables[..];
             for part in self.parts {
-                let (steps, rest) = table.split_at(part.links(self.planes));
+                let (steps, rest) = table.split_at(part.links(planes));
                 let (windows, rest) = rest.split_at(part.len());
                 table = rest;
-                let task = Task { of: self, part, set, steps: Steps::new(steps), windows, source: framed };
+                let task: Task<'_, F> =
+                    Task { of: self, part, set, planes, steps: Steps::new(steps), windows, source: framed };
                 task.run(&weights[part.weights..], bias, y);
             }
         });
         work.rooms[0].tables = tables;
     }
 
+    /// Two planes at a time as one of pairs, a sample after the other.
+    fn planes_in_operands<'a, F: Real>(
+        &self,
+        set: Set,
+        framed: &[F],
+        room: &'a mut Vec<F::Operand>,
+    ) -> &'a [F::Operand] {
+        let (plane, planes) = (self.frame.len(), self.planes.div_ceil(F::PER));
+        let samples = framed.len() / (self.planes * plane).max(1);
+        let room = take(room, samples * planes * plane);
+        for sample in 0..samples {
+            let rows =
+                Rows { data: &framed[sample * self.planes * plane..], stride: plane, count: self.planes, width: plane };
+            F::crosswise(set, rows, plane, &mut room[sample * planes * plane..][..planes * plane]);
+        }
+        room
+    }
+
     /// For each part: the steps of a chain, then each point's window in the first sample.
-    fn fill_tables(&self, tables: &mut Vec<u32>) {
+    fn fill_tables(&self, planes: usize, tables: &mut Vec<u32>) {
         tables.clear();
         let at = |at: usize| u32::try_from(at).expect("a framed sample has less than 2^32 elements");
         for part in self.parts {
-            for plane in 0..self.planes {
+            for plane in 0..planes {
                 let taps = (0..part.taps.0).flat_map(|y| (0..part.taps.1).map(move |x| (y, x)));
                 tables.extend(taps.map(|(y, x)| at(plane * self.frame.len() + y * self.frame.size.1 + x)));
             }
@@ -119,22 +144,24 @@ impl Correlation<'_> {
 }
 
 /// Some samples of one part.
-struct Task<'a, F> {
+struct Task<'a, F: Real> {
     of: &'a Correlation<'a>,
     part: &'a Part,
     set: Set,
     steps: Steps<'a>,
     windows: &'a [u32],
-    source: &'a [F],
+    source: &'a [F::Operand],
+    /// Planes of operands of a sample of the source.
+    planes: usize,
 }
 
 impl<F: Real> Task<'_, F> {
-    fn run(&self, weights: &[F], bias: &[F], y: &mut [F]) {
+    fn run(&self, weights: &[F::Operand], bias: &[F], y: &mut [F]) {
         let (height, width) = indirect::size(self.set.isa());
         // Twelve of fourteen rows: a tile is written transposed, four and eight pixels at once, and the kernel does as
         // many multiply-adds a cycle with twelve.
         let height = if height > 12 { 12 } else { height };
-        let links = self.part.links(self.of.planes);
+        let links = self.part.links(self.planes);
         let rows_all = y.len() / (self.of.columns * self.of.plane) * self.windows.len();
         let mut tiles = [F::ZERO; STORED * 32];
         let mut rows = [0u32; STORED];
@@ -163,7 +190,7 @@ impl<F: Real> Task<'_, F> {
         let points = self.windows.len();
         let (mut sample, mut point) = (row / points, row % points);
         for place in places {
-            *place = (sample * self.of.planes * self.of.frame.len()) as u32 + self.windows[point];
+            *place = (sample * self.planes * self.of.frame.len()) as u32 + self.windows[point];
             point += 1;
             if point == points {
                 (sample, point) = (sample + 1, 0);
@@ -192,29 +219,44 @@ impl<F: Real> Task<'_, F> {
     }
 }
 
-/// Elements of `columns` columns' packed panels of so many links.
-pub(super) fn packed(columns: usize, links: usize) -> usize {
-    let (_, width) = indirect::size(Set::best().isa());
+/// Operands of `columns` columns' packed panels of so many links.
+pub(super) fn packed<F: Real>(columns: usize, links: usize) -> usize {
+    let (_, width) = indirect::size(F::set(Set::best()).isa());
     columns.next_multiple_of(width) * links
 }
 
-/// Packs weights as panels of (links, width): `weight(link, column)`, zeros behind the last column. A task packs
-/// `links_of_task` links of one panel.
+/// Which weights a part's product has.
+#[derive(Clone, Copy)]
+pub(super) struct Weights {
+    pub columns: usize,
+    pub planes: usize,
+    pub taps: usize,
+    /// Where they are packed to.
+    pub at: usize,
+}
+
+/// Packs weights as panels of (links, width): `weight(plane, tap, column)`, zeros behind the last column and, where a
+/// link takes several planes, the last plane. A task packs `LINKS` links of one panel.
 pub(super) fn pack<F: Real>(
     work: &mut Work<F>,
-    out: &mut Vec<F>,
-    (columns, links, at): (usize, usize, usize),
-    weight: impl Fn(usize, usize) -> F + Sync,
+    out: &mut Vec<F::Operand>,
+    Weights { columns, planes, taps, at }: Weights,
+    weight: impl Fn(usize, usize, usize) -> F + Sync,
 ) {
-    let (_, width) = indirect::size(Set::best().isa());
-    let out = take(out, at + packed(columns, links));
+    let (_, width) = indirect::size(F::set(Set::best()).isa());
+    let links = planes.div_ceil(F::PER) * taps;
+    let out = take(out, at + packed::<F>(columns, links));
     work.team.chunks(&mut out[at..], LINKS * width, |_, i, out| {
         // Panels have whole numbers of links, chunks need not end with them.
         for (row, out) in out.chunks_exact_mut(width).enumerate() {
             let (panel, link) = ((i * LINKS + row) / links, (i * LINKS + row) % links);
+            let (plane, tap) = (link / taps * F::PER, link % taps);
             for (column, out) in out.iter_mut().enumerate() {
                 let column = panel * width + column;
-                *out = if column < columns { weight(link, column) } else { F::ZERO };
+                let weight =
+                    |plane| if column < columns && plane < planes { weight(plane, tap, column) } else { F::ZERO };
+                let second = if F::PER > 1 { weight(plane + 1) } else { F::ZERO };
+                *out = F::operand(weight(plane), second);
             }
         }
     });

@@ -9,7 +9,7 @@ use super::Sizes;
 use crate::gemm::Start;
 use crate::gemm::indirect::{self, Steps, Tile};
 use crate::ops::{Work, take};
-use crate::real::Real;
+use crate::real::{Real, Rows};
 use crate::simd::Set;
 use std::ops::Range;
 
@@ -52,30 +52,34 @@ impl Tiles {
 impl WeightGradient {
     /// Writes dw (outer, patch) from x (sample, in, h, w) and dy (sample, outer, pixel).
     pub fn run<F: Real>(&self, x: &[F], dy: &[F], dw: &mut [F], work: &mut Work<F>) {
-        let (patch, pixels) = (self.sizes.patch(), self.sizes.out());
+        let (patch, pixels, links) = (self.sizes.patch(), self.sizes.out(), self.links::<F>());
         if dw.is_empty() {
             return;
         }
         if self.samples == 0 {
             return dw.fill(F::ZERO);
         }
-        let set = Set::best();
+        let set = F::set(Set::best());
         let tiles = self.tiles(set);
-        let group = (GROUP / pixels).clamp(1, self.samples);
+        let group = (GROUP / links).clamp(1, self.samples);
         let mut tables = std::mem::take(&mut work.rooms[0].tables);
         let mut sums = std::mem::take(&mut work.rooms[0].parts);
-        self.fill_tables(group, &mut tables);
+        self.fill_tables::<F>(group, &mut tables);
         let (taps, pixels_of) = tables.split_at(patch);
         let sums_here = take(&mut sums, tiles.rows * tiles.panels * tiles.kept());
         for first in (0..self.samples).step_by(group) {
             let samples = first..self.samples.min(first + group);
-            let len = samples.len() * pixels;
+            let len = samples.len() * links;
             let mut pack = std::mem::take(&mut work.rooms[0].pack);
-            let a = self.frame_group(&x[first * self.sizes.image()..], samples.len(), &mut pack.shared_a, work);
-            let b = take(&mut pack.shared_b, tiles.panels * len * tiles.width);
-            self.pack_group(&dy[first * self.outer * pixels..], samples.len(), tiles, b, work);
+            let a = self.frame_group(&x[first * self.sizes.image()..], samples.len(), &mut pack.images, work);
+            let a = match F::in_place(a) {
+                Some(a) => a,
+                None => self.pixels_in_operands(set, a, samples.len(), &mut pack.windows, work),
+            };
+            let b = take(&mut pack.weights, tiles.panels * len * tiles.width);
+            self.pack_group(&dy[first * self.outer * pixels..], samples.len(), (set, tiles), b, work);
             let steps = Steps::new(&pixels_of[..len]);
-            let group = Group { of: self, set, tiles, taps, steps, a, b, samples };
+            let group: Group<'_, F> = Group { of: self, set, tiles, taps, steps, a, b, samples };
             group.run(sums_here, work);
             work.rooms[0].pack = pack;
         }
@@ -92,6 +96,11 @@ impl WeightGradient {
         work.rooms[0].parts = sums;
     }
 
+    /// Links that a sample adds to a chain.
+    fn links<F: Real>(&self) -> usize {
+        self.sizes.oh * self.sizes.ow.div_ceil(F::PER)
+    }
+
     fn tiles(&self, set: Set) -> Tiles {
         let (height, width) = indirect::size(set.isa());
         let patch = self.sizes.patch();
@@ -102,7 +111,7 @@ impl WeightGradient {
     }
 
     /// The taps of all channels as places in a framed sample, then the pixels of a group of samples.
-    fn fill_tables(&self, group: usize, tables: &mut Vec<u32>) {
+    fn fill_tables<F: Real>(&self, group: usize, tables: &mut Vec<u32>) {
         let Sizes { conv, inner, kh, kw, oh, ow, .. } = self.sizes;
         let frame = self.sizes.frame();
         let at = |at: usize| u32::try_from(at).expect("framed samples have less than 2^32 elements");
@@ -112,7 +121,7 @@ impl WeightGradient {
             tables.extend(taps.map(|(y, x)| at(channel * frame.len() + y * frame.size.1 + x)));
         }
         for sample in 0..group {
-            let points = (0..oh).flat_map(|y| (0..ow).map(move |x| (y * conv.stride, x * conv.stride)));
+            let points = (0..oh).flat_map(|y| (0..ow).step_by(F::PER).map(move |x| (y * conv.stride, x * conv.stride)));
             tables.extend(points.map(|(y, x)| at(sample * inner * frame.len() + y * frame.size.1 + x)));
         }
     }
@@ -128,31 +137,66 @@ impl WeightGradient {
         framed
     }
 
-    /// Gradients as panels of (pixel, width).
-    fn pack_group<F: Real>(&self, dy: &[F], samples: usize, tiles: Tiles, out: &mut [F], work: &Work<F>) {
-        let (pixels, width) = (self.sizes.out(), tiles.width);
-        work.team.chunks(out, pixels * width, |_, i, out| {
+    /// Each pixel with the one that the next output pixel sees in its place; at a sample's end, with zero.
+    fn pixels_in_operands<'a, F: Real>(
+        &self,
+        set: Set,
+        framed: &[F],
+        samples: usize,
+        room: &'a mut Vec<F::Operand>,
+        work: &Work<F>,
+    ) -> &'a [F::Operand] {
+        let (of_sample, next) = (framed.len() / samples, self.sizes.conv.stride);
+        let operands = take(room, framed.len());
+        let with_next = of_sample.saturating_sub(next);
+        work.team.chunks(operands, of_sample.max(1), |_, sample, operands| {
+            let data = &framed[sample * of_sample..][..of_sample];
+            let (operands, last) = operands.split_at_mut(with_next);
+            F::crosswise(set, Rows { data, stride: next, count: 2, width: with_next }, with_next, operands);
+            let (data, width) = (&data[with_next..], last.len());
+            F::crosswise(set, Rows { data, stride: width, count: 1, width }, width, last);
+        });
+        operands
+    }
+
+    /// Gradients as panels of (pixel, width), operands along the pixels of a row.
+    fn pack_group<F: Real>(
+        &self,
+        dy: &[F],
+        samples: usize,
+        (set, tiles): (Set, Tiles),
+        out: &mut [F::Operand],
+        work: &Work<F>,
+    ) {
+        let (pixels, width, links) = (self.sizes.out(), tiles.width, self.links::<F>());
+        // Rows of whole operands are one long row.
+        let run = if self.sizes.ow.is_multiple_of(F::PER) { pixels } else { self.sizes.ow };
+        work.team.chunks(out, links * width, |_, i, out| {
             let (panel, sample) = (i / samples, i % samples);
             let first = panel * width;
             let columns = width.min(self.outer - first);
-            if columns < width {
-                out.fill(F::ZERO);
-            }
             let from = &dy[(sample * self.outer + first) * pixels..];
-            F::transpose(from, pixels, out, width, (columns, pixels));
+            for (row, out) in out.chunks_mut(run.div_ceil(F::PER) * width).enumerate() {
+                F::panel(
+                    set,
+                    Rows { data: &from[row * run..], stride: pixels, count: columns, width: run },
+                    width,
+                    out,
+                );
+            }
         });
     }
 }
 
 /// The part of the chains that some samples add.
-struct Group<'a, F> {
+struct Group<'a, F: Real> {
     of: &'a WeightGradient,
     set: Set,
     tiles: Tiles,
     taps: &'a [u32],
     steps: Steps<'a>,
-    a: &'a [F],
-    b: &'a [F],
+    a: &'a [F::Operand],
+    b: &'a [F::Operand],
     samples: Range<usize>,
 }
 
@@ -172,9 +216,9 @@ impl<F: Real> Group<'_, F> {
 
     /// Visits the group's links in order, some at a time.
     fn each_block(&self, mut visit: impl FnMut(Block)) {
-        let pixels = self.of.sizes.out();
-        let of_shard = self.of.samples / self.of.shards * pixels;
-        let (begin, end) = (self.samples.start * pixels, self.samples.end * pixels);
+        let links = self.of.links::<F>();
+        let of_shard = self.of.samples / self.of.shards * links;
+        let (begin, end) = (self.samples.start * links, self.samples.end * links);
         let mut at = begin;
         while at < end {
             let shard = at / of_shard;

@@ -1,0 +1,193 @@
+//! The tile of `gemm` for pairs of bf16 with AVX2 and FMA: up to 6 rows by 16 columns of C.
+//!
+//! AVX2 has no instruction for pairs, so each link is two multiply-adds, flushed as `bf16::fused` flushes: a machine
+//! without AVX-512's bf16 can take part in a job and makes the same bits, at about a third of its speed in f32.
+
+use super::{Start, Tile, indirect};
+use crate::bf16::{self, Pair};
+use crate::real::Real;
+use std::arch::x86_64::*;
+
+/// # Safety
+/// The machine has avx2 and fma, and `Tile::check(16)` held.
+pub(super) unsafe fn run(tile: Tile<'_, Pair>) {
+    // SAFETY: the caller's promise is handed on.
+    unsafe {
+        match tile.rows {
+            1 => rows::<1>(tile),
+            2 => rows::<2>(tile),
+            3 => rows::<3>(tile),
+            4 => rows::<4>(tile),
+            5 => rows::<5>(tile),
+            6 => rows::<6>(tile),
+            other => unreachable!("a tile has 1 to 6 rows, not {other}"),
+        }
+    }
+}
+
+/// # Safety
+/// As `run`, and `tile.rows == R`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn rows<const R: usize>(tile: Tile<'_, Pair>) {
+    let mut c = [[_mm256_setzero_ps(); 2]; R];
+    let (mut a, mut b) = (tile.a.as_ptr(), tile.b.as_ptr());
+    let out = tile.c;
+    // SAFETY: `Tile::check` made sure that a holds k * R pairs, b reaches 16 pairs into its last row, left
+    // siblings are R * 16 floats long and c reaches 16 floats into row R - 1; the pointers walk exactly these (and end
+    // one stride behind b's last row, computed by wrapping_add and not read).
+    unsafe {
+        if tile.start == Start::Go {
+            for (r, row) in c.iter_mut().enumerate() {
+                row[0] = flushed(_mm256_loadu_ps(out.add(r * tile.c_stride)));
+                row[1] = flushed(_mm256_loadu_ps(out.add(r * tile.c_stride + 8)));
+            }
+        }
+        for _ in 0..tile.k {
+            let b_pairs = [_mm256_loadu_ps(b.cast()), _mm256_loadu_ps(b.add(8).cast())];
+            for (r, row) in c.iter_mut().enumerate() {
+                let x = _mm256_set1_ps(*a.add(r).cast::<f32>());
+                for (sum, b) in row.iter_mut().zip(b_pairs) {
+                    *sum = dot(*sum, x, b);
+                }
+            }
+            a = a.wrapping_add(R);
+            b = b.wrapping_add(tile.b_stride);
+        }
+        if tile.left.is_empty() {
+            // The payload of a NaN is one of the operands', and which of them the sets do not agree on.
+            c.as_flattened_mut().iter_mut().for_each(|sum| *sum = one_nan(*sum));
+        }
+        add_left(&mut c, tile.left);
+        for (r, row) in c.iter().enumerate() {
+            _mm256_storeu_ps(out.add(r * tile.c_stride), row[0]);
+            _mm256_storeu_ps(out.add(r * tile.c_stride + 8), row[1]);
+        }
+    }
+}
+
+/// The left siblings of a sum over shards, added one after the other.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_left<const R: usize>(c: &mut [[__m256; 2]; R], left: &[f32]) {
+    for left in left.chunks_exact(R * 16) {
+        for (row, left) in c.iter_mut().zip(left.as_chunks::<16>().0) {
+            for (sum, left) in row.iter_mut().zip(left.as_chunks::<8>().0) {
+                // SAFETY: an array of eight floats is read.
+                *sum = one_nan(_mm256_add_ps(unsafe { _mm256_loadu_ps(left.as_ptr()) }, *sum));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The machine has avx2 and fma, and `indirect::Tile::check(6, 16)` held.
+pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, Pair, f32>, c: &mut [f32]) {
+    // SAFETY: the caller's promise is handed on.
+    unsafe {
+        match tile.rows.len() {
+            1 => indirect_rows::<1>(tile, c),
+            2 => indirect_rows::<2>(tile, c),
+            3 => indirect_rows::<3>(tile, c),
+            4 => indirect_rows::<4>(tile, c),
+            5 => indirect_rows::<5>(tile, c),
+            6 => indirect_rows::<6>(tile, c),
+            other => unreachable!("a tile has 1 to 6 rows, not {other}"),
+        }
+    }
+}
+
+/// # Safety
+/// As `run_indirect`, and the tile has R rows.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn indirect_rows<const R: usize>(tile: indirect::Tile<'_, Pair, f32>, out: &mut [f32]) {
+    let mut c = [[_mm256_setzero_ps(); 2]; R];
+    let out = out.as_mut_ptr();
+    // SAFETY: `Tile::check` made sure that every row's start plus every step lies in a, that b holds 16 pairs a step,
+    // and that c holds R rows of 16; the pointers walk exactly these.
+    unsafe {
+        let starts: [*const Pair; R] = std::array::from_fn(|r| tile.a.as_ptr().add(tile.rows[r] as usize));
+        if tile.start == Start::Go {
+            for (r, row) in c.iter_mut().enumerate() {
+                row[0] = flushed(_mm256_loadu_ps(out.add(r * 16)));
+                row[1] = flushed(_mm256_loadu_ps(out.add(r * 16 + 8)));
+            }
+        }
+        let mut b = tile.b.as_ptr();
+        for step in tile.steps.list() {
+            let b_pairs = [_mm256_loadu_ps(b.cast()), _mm256_loadu_ps(b.add(8).cast())];
+            for (start, row) in starts.iter().zip(&mut c) {
+                let x = _mm256_set1_ps(*start.add(*step as usize).cast::<f32>());
+                for (sum, b) in row.iter_mut().zip(b_pairs) {
+                    *sum = dot(*sum, x, b);
+                }
+            }
+            b = b.add(16);
+        }
+        if tile.left.is_empty() {
+            // The payload of a NaN is one of the operands', and which of them the sets do not agree on.
+            c.as_flattened_mut().iter_mut().for_each(|sum| *sum = one_nan(*sum));
+        }
+        add_left(&mut c, tile.left);
+        for (r, row) in c.iter().enumerate() {
+            _mm256_storeu_ps(out.add(r * 16), row[0]);
+            _mm256_storeu_ps(out.add(r * 16 + 8), row[1]);
+        }
+    }
+}
+
+/// `bf16::dot` of eight pairs.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn dot(sum: __m256, a: __m256, b: __m256) -> __m256 {
+    let second = |x| _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(-0x1_0000)));
+    let first = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(x)));
+    fused(first(a), first(b), fused(second(a), second(b), sum))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn fused(a: __m256, b: __m256, c: __m256) -> __m256 {
+    let y = _mm256_fmadd_ps(a, b, c);
+    let edge = _mm256_cmp_ps::<_CMP_EQ_OQ>(size(y), _mm256_set1_ps(f32::MIN_POSITIVE));
+    if _mm256_movemask_ps(edge) != 0 { settle(a, b, c, y) } else { flushed(y) }
+}
+
+/// Some elements may have been rounded up to the smallest normal number.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+fn settle(a: __m256, b: __m256, c: __m256, y: __m256) -> __m256 {
+    let array = |x: __m256| {
+        let mut array = [0.0f32; 8];
+        // SAFETY: eight floats are written to an array of as many.
+        unsafe { _mm256_storeu_ps(array.as_mut_ptr(), x) };
+        array
+    };
+    let ([a, b, c], mut y) = ([a, b, c].map(array), array(flushed(y)));
+    for (i, y) in y.iter_mut().enumerate().filter(|(_, y)| y.abs() == f32::MIN_POSITIVE) {
+        *y = bf16::settle(a[i], b[i], c[i], *y);
+    }
+    // SAFETY: eight floats are read of an array of as many.
+    unsafe { _mm256_loadu_ps(y.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn size(x: __m256) -> __m256 {
+    _mm256_andnot_ps(_mm256_set1_ps(-0.0), x)
+}
+
+/// Zeros of their sign for denormal numbers.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn flushed(x: __m256) -> __m256 {
+    let keep = _mm256_cmp_ps::<_CMP_NLT_UQ>(size(x), _mm256_set1_ps(f32::MIN_POSITIVE));
+    _mm256_and_ps(x, _mm256_or_ps(keep, _mm256_set1_ps(-0.0)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn one_nan(sum: __m256) -> __m256 {
+    let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(sum, sum);
+    _mm256_blendv_ps(sum, _mm256_set1_ps(<f32 as Real>::NAN), is_nan)
+}
