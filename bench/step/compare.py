@@ -30,7 +30,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OURS = os.environ.get("ELASTIC_STEP_BIN", str(ROOT / "target" / "release" / "examples" / "step"))
 LOSS_OFF_MAX = 1e-4
-# bfloat16 keeps 8 bits: the two sides round at other places.
+# bfloat16 keeps 8 bits: the two sides round at other places (PyTorch under autocast rounds results as well).
 LOSS_OFF_MAX_BF16 = 2e-2
 TURN_S = 0.4
 PAUSE_S = 0.1
@@ -173,6 +173,7 @@ def main():
     parser.add_argument("--turns", type=int, default=7, help="turns of each side (7)")
     parser.add_argument("--only", help="rows whose names begin with this")
     parser.add_argument("--threads", type=int, choices=(1, 2), help="rows of so many threads")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), help="rows of this dtype")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
     options = parser.parse_args()
     import torch
@@ -186,7 +187,7 @@ def main():
           f"peak {peaks[1]:.0f} GFLOP/s with 1 thread, {peaks[2]:.0f} with 2")
     print("row      type batch threads shards   ours ms  torch ms  ratio best ours  b. torch  ratio    CPU  price  GFLOP/s  of peak  memory")
     found = []
-    for dtype in ("f32", "bf16"):
+    for dtype in (options.dtype,) if options.dtype else ("f32", "bf16"):
         for name, model, batch, threads, shards in chosen:
             with tempfile.TemporaryDirectory() as folder:
                 rows = measure(name, model, batch, threads, shards, dtype, options.turns, pathlib.Path(folder))

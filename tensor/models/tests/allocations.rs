@@ -2,9 +2,9 @@
 //!
 //! This file is a program of its own because it counts what the whole process allocates.
 
-use elastic_models::build;
+use elastic_models::build_in;
 use elastic_spec::batch::{Batch, DataShape};
-use elastic_spec::job::{Activation, ModelKind, Norm, Optimizer, Positions, Stem};
+use elastic_spec::job::{Activation, Dtype, ModelKind, Norm, Optimizer, Positions, Stem};
 use elastic_tensor::{LeafKey, Update, moments_of};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,8 +88,8 @@ fn batch(data: &DataShape, samples: usize) -> Batch {
 }
 
 /// Allocations of the third and fourth step of four shards, and of an evaluation.
-fn allocations(kind: &ModelKind, data: &DataShape, threads: usize) -> usize {
-    let network = build(kind, data, 4).expect("the model fits its data");
+fn allocations(dtype: Dtype, kind: &ModelKind, data: &DataShape, threads: usize) -> usize {
+    let network = build_in(dtype, kind, data, 4).expect("the model fits its data");
     let layout = network.layout();
     let mut scratch = network.new_scratch(threads);
     let (mut state, mut reduced) = (network.init(1), vec![0.0; layout.reduced_floats()]);
@@ -113,8 +113,8 @@ fn allocations(kind: &ModelKind, data: &DataShape, threads: usize) -> usize {
 #[test]
 fn a_captured_step_allocates_nothing() {
     for (name, kind, data) in models() {
-        for threads in [1, 2, 3] {
-            assert_eq!(allocations(&kind, &data, threads), 0, "{name} on {threads} threads");
+        for (dtype, threads) in [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| [1, 2, 3].map(|n| (dtype, n))) {
+            assert_eq!(allocations(dtype, &kind, &data, threads), 0, "{name} in {dtype:?} on {threads} threads");
         }
     }
 }
