@@ -4,6 +4,7 @@
 //! that it multiplies and adds; of attention only the scores that the mask leaves. Everything else counts what its
 //! formula has for each number, a function such as exp or tanh as one: such ops wait for memory, so their bytes say more.
 
+use crate::graph::Type;
 use crate::ops::Op;
 use crate::optim::moments_of;
 use crate::plan::Step;
@@ -33,32 +34,40 @@ impl Cost {
 
 /// Of one step of a plan.
 pub fn of_step(step: &Step) -> Cost {
-    let len = |types: &[crate::graph::Type]| types.iter().map(|t| t.len() as u64).sum::<u64>();
+    let len = |types: &[Type]| types.iter().map(|t| t.len() as u64).sum::<u64>();
     // A table's rows are read, not the table.
     let read = match step.op {
         Op::Embedding(_) => step.types[1].len() as u64 + len(&step.out_types),
         _ => len(&step.types),
     };
-    Cost { read_bytes: 4 * read, written_bytes: 4 * len(&step.out_types), flops: flops(step) }
+    Cost {
+        read_bytes: 4 * read,
+        written_bytes: 4 * len(&step.out_types),
+        flops: match &step.one_by_one {
+            // A leaf a shard: what one costs, as often as there are shards.
+            Some(one) => one.shards as u64 * flops(&step.op, &one.types, &one.out_types),
+            None => flops(&step.op, &step.types, &step.out_types),
+        },
+    }
 }
 
-fn flops(step: &Step) -> u64 {
-    let x = |i: usize| step.types[i].len() as u64;
-    let axis = |i: usize, axis: usize| step.types[i].shape[axis].max(1) as u64;
-    let y: u64 = step.out_types.first().map_or(0, |t| t.len() as u64);
-    let bias = if step.types.len() == 3 { y } else { 0 };
-    match &step.op {
+fn flops(op: &Op, types: &[Type], out_types: &[Type]) -> u64 {
+    let x = |i: usize| types[i].len() as u64;
+    let axis = |i: usize, axis: usize| types[i].shape[axis].max(1) as u64;
+    let y: u64 = out_types.first().map_or(0, |t| t.len() as u64);
+    let bias = if types.len() == 3 { y } else { 0 };
+    match op {
         // y: (row, out), W: (out, in)
         Op::Linear(_) => 2 * y * axis(1, 1) + bias,
-        // dy: (row, out), dW: (out, in)
-        Op::LinearGradWeight(_) => 2 * y * axis(0, 0),
-        Op::MatMul(_) => 2 * x(0) * step.out_types[0].shape[1] as u64,
+        // dy: (…, out), dW: (out, in)
+        Op::LinearGradWeight(_) => 2 * x(0) * out_types[0].shape[1] as u64,
+        Op::MatMul(_) => 2 * x(0) * out_types[0].shape[1] as u64,
         // y: (sample, out, h, w), W: (out, in, kh, kw)
         Op::Conv2d(_) => 2 * y * (x(1) / axis(1, 0)) + bias,
         // W, dy
         Op::Conv2dGradInput(_) => 2 * x(1) * (x(0) / axis(0, 0)),
         // x, dy; dW
-        Op::Conv2dGradWeight(_) => 2 * x(1) * (y / step.out_types[0].shape[0].max(1) as u64),
+        Op::Conv2dGradWeight(_) => 2 * x(1) * (y / out_types[0].shape[0].max(1) as u64),
         // Two products forward, of (token, token + 1) / 2 scores each; five backward, which makes the scores again.
         Op::CausalAttention(_) => 2 * (axis(0, 1) + 1) * x(0) / 3,
         Op::CausalAttentionGrad(_) => 5 * (axis(0, 1) + 1) * x(0) / 3,
@@ -105,8 +114,8 @@ pub fn of_update(optimizer: &Optimizer, params: usize) -> Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Type;
-    use crate::ops::{CausalAttention, Conv2d, Linear};
+    use crate::graph::{OneByOne, Part};
+    use crate::ops::{CausalAttention, Conv2d, Linear, LinearGradWeight};
 
     fn step(op: Op, types: &[&[usize]], out_types: &[&[usize]]) -> Step {
         let types_of = |shapes: &[&[usize]]| shapes.iter().map(|shape| Type::float(shape)).collect();
@@ -124,6 +133,19 @@ mod tests {
         let conv = Op::Conv2d(Conv2d { stride: 1, pad: 1 });
         let conv = step(conv, &[&[2, 3, 5, 5], &[4, 3, 3, 3]], &[&[2, 4, 5, 5]]);
         assert_eq!(of_step(&conv).flops, 2 * (2 * 4 * 25) * (3 * 9));
+    }
+
+    #[test]
+    fn a_weight_gradient_counts_its_rows_however_they_are_cut() {
+        // x: (2, 5, 3), dy: (2, 5, 7), dW: (7, 3); then the same rows as two shards, whose leaves lie apart.
+        let whole = step(Op::LinearGradWeight(LinearGradWeight), &[&[2, 5, 7], &[2, 5, 3]], &[&[7, 3]]);
+        assert_eq!(of_step(&whole).flops, 2 * 10 * 7 * 3);
+        let one = step(Op::LinearGradWeight(LinearGradWeight), &[&[1, 5, 7], &[1, 5, 3]], &[&[7, 3]]);
+        let mut apart = step(Op::LinearGradWeight(LinearGradWeight), &[&[2, 5, 7], &[2, 5, 3]], &[&[14, 3]]);
+        let (types, out_types) = (one.types, one.out_types);
+        let y = vec![Part::OneBehindTheOther];
+        apart.one_by_one = Some(OneByOne { shards: 2, x: vec![true, true], y, types, out_types });
+        assert_eq!(of_step(&apart).flops, of_step(&whole).flops);
     }
 
     #[test]
