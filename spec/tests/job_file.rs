@@ -259,7 +259,11 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
     });
     let length = (any::<bool>(), 1u64..1 << 48).prop_map(|(s, n)| if s { Length::Steps(n) } else { Length::Epochs(n) });
     let clip = (prop::option::of(1e-300f64..1e9), prop_oneof![Just(NonFinite::Fail), Just(NonFinite::Skip)]);
-    let numbers = (1e-300f64..1000.0, clip, 0.0f32..0.9999, 0u64..1 << 48);
+    let patterns = prop::collection::vec("[a-z*?.\"\\\\]{1,9}", 1..3);
+    let group = (patterns, 0.0f64..1000.0, prop::option::of(0.0f64..1.0));
+    let group = group.prop_map(|(patterns, lr_scale, weight_decay)| Group { patterns, lr_scale, weight_decay });
+    let every = (0u64..1 << 48, prop::collection::vec(group, 0..3));
+    let numbers = (1e-300f64..1000.0, clip, 0.0f32..0.9999, every);
     let seed = (any::<u64>(), prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)]);
     (0u32..10, 1u32..999, seed, length, optimizer, schedule, numbers).prop_map(
         |(
@@ -269,7 +273,7 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
             length,
             optimizer,
             lr_schedule,
-            (lr, (clip_norm, non_finite), label_smoothing, validate_every),
+            (lr, (clip_norm, non_finite), label_smoothing, (validate_every, groups)),
         )| {
             TrainSpec {
                 global_batch: each << power,
@@ -284,6 +288,7 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
                 non_finite,
                 label_smoothing,
                 validate_every,
+                groups,
             }
         },
     )

@@ -8,7 +8,7 @@ use elastic_spec::job::Optimizer;
 use elastic_tensor::graph::Type;
 use elastic_tensor::ops::*;
 use elastic_tensor::team::Team;
-use elastic_tensor::{ParamInfo, StateLayout, Update, apply_on};
+use elastic_tensor::{GroupRates, ParamInfo, StateLayout, Update, apply_on};
 use std::time::Instant;
 
 const TOKENS: usize = 256;
@@ -131,8 +131,8 @@ fn time(kernel: &Kernel, threads: usize) -> f64 {
 fn time_adam(params: usize, threads: usize) -> f64 {
     let team = Team::new(threads);
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
-    let info =
-        ParamInfo { name: "p".into(), shape: vec![params], offset: 0, len: params, decay: true, trainable: true };
+    let (name, shape, group) = ("p".into(), vec![params], GroupRates::default());
+    let info = ParamInfo { name, shape, offset: 0, len: params, decay: true, trainable: true, group };
     let layout = StateLayout { params: vec![info], ..StateLayout::default() };
     let (mut reduced, mut state) = (vec![1e-3; params], vec![1.0; params]);
     let mut moments = vec![vec![0.0; params]; 2];

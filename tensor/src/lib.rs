@@ -16,6 +16,7 @@ mod freeze;
 mod fuse;
 pub mod gemm;
 pub mod graph;
+mod groups;
 pub mod half;
 pub mod init;
 pub mod leaves;
@@ -40,6 +41,7 @@ mod units;
 
 pub use freeze::freeze;
 pub use graph::ShapeError;
+pub use groups::{GroupRates, set_groups};
 pub use init::{Init, init_from_safetensors};
 pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile, compile_in};
 pub use optim::{Update, UpdateReport, apply, apply_on, learning_rate, moments_of};

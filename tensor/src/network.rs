@@ -8,6 +8,7 @@ use crate::exec::{Bound, Scratch, Watch, run, run_seen};
 use crate::float_mode::Ieee;
 use crate::fuse::fuse;
 use crate::graph::{Graph, Role, ShapeError, Source, Type, Value};
+use crate::groups::GroupRates;
 use crate::init::Init;
 use crate::mixed::Mixed;
 use crate::nn::{Mode, Module, Running, Scope};
@@ -37,6 +38,7 @@ pub struct ParamInfo {
     /// Whether weight decay applies: to tensors of two and more axes, not to biases and norms.
     pub decay: bool,
     pub trainable: bool,
+    pub group: GroupRates,
 }
 
 /// The flat vectors on which everything runs.
@@ -93,7 +95,7 @@ pub struct LeafKey {
 pub trait Network: Send + Sync {
     fn layout(&self) -> &StateLayout;
 
-    /// For flags that are set after compiling: `freeze`.
+    /// For flags that are set after compiling: `freeze`, `set_groups`.
     fn layout_mut(&mut self) -> &mut StateLayout;
 
     /// Parameters and buffers, by name from Philox.
@@ -417,7 +419,8 @@ fn lay_out(trace: &Trace) -> (StateLayout, Vec<usize>) {
             let is_param = role == Role::Param;
             let (name, shape) = (state.name.clone(), state.shape.clone());
             let decay = is_param && shape.len() >= 2;
-            let info = ParamInfo { name, shape, offset: end, len, decay, trainable: is_param };
+            let group = GroupRates::default();
+            let info = ParamInfo { name, shape, offset: end, len, decay, trainable: is_param, group };
             if is_param { &mut layout.params } else { &mut layout.buffers }.push(info);
             offsets[index] = end;
             end += len;

@@ -7,6 +7,7 @@
 //! Memory is read twice: once for the norm, which clipping must know before anything moves, and once for the update,
 //! which corrects and clips each gradient again as it goes by (32 bytes a parameter for Adam).
 
+use crate::groups::GroupRates;
 use crate::network::{ParamInfo, RunningPair, StateLayout};
 use crate::real::sum;
 use crate::simd::{Set, vectorised};
@@ -89,15 +90,15 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
     }
     let clip = clip_norm.map_or(1.0, |largest| largest / (grad_norm + 1e-6)).min(1.0) as f32;
     let grads = Grads { sums: grads, correction, clip };
-    let (rates, runs) = (Rates::new(optimizer, step, lr), Runs(&layout.params));
+    let (rates, runs) = (StepRates::new(optimizer, step, lr), Runs(&layout.params));
     let p = &mut state[..params];
     match (optimizer, moments) {
         (Optimizer::Sgd { .. }, []) => team.chunks(p, CHUNK, |_, i, p| {
-            runs.each(i, p.len(), |run, at, decays| sgd(set, rates.of(decays), grads.part(at), &mut p[run]));
+            runs.each(i, p.len(), |run, at, one| sgd(set, rates.of(one), grads.part(at), &mut p[run]));
         }),
         (Optimizer::Sgd { nesterov, .. }, [m]) => team.chunks2((p, CHUNK), (m, CHUNK), |_, i, p, m| {
-            runs.each(i, p.len(), |run, at, decays| {
-                let (rates, grads, p, m) = (rates.of(decays), grads.part(at), &mut p[run.clone()], &mut m[run]);
+            runs.each(i, p.len(), |run, at, one| {
+                let (rates, grads, p, m) = (rates.of(one), grads.part(at), &mut p[run.clone()], &mut m[run]);
                 match nesterov {
                     true => nesterov_momentum(set, rates, grads, p, m),
                     false => momentum(set, rates, grads, p, m),
@@ -105,9 +106,9 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
             });
         }),
         (_, [m, v]) => team.chunks3([(p, CHUNK), (m, CHUNK), (v, CHUNK)], |i, p, m, v| {
-            runs.each(i, p.len(), |run, at, decays| {
+            runs.each(i, p.len(), |run, at, one| {
                 let (m, v) = (&mut m[run.clone()], &mut v[run.clone()]);
-                adam(set, rates.of(decays), grads.part(at), &mut p[run], m, v);
+                adam(set, rates.of(one), grads.part(at), &mut p[run], m, v);
             });
         }),
         _ => unreachable!("the number of moments was checked"),
@@ -118,27 +119,28 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
 /// Parameters of a task: half a megabyte of Adam's reads and writes.
 const CHUNK: usize = 16 << 10;
 
-/// Trainable parameters, neighbours with the same decay taken as one.
+/// Trainable parameters, neighbours with the same rates taken as one.
 struct Runs<'a>(&'a [ParamInfo]);
 
 impl Runs<'_> {
-    /// The runs' parts in a chunk of `len` parameters: in the chunk, in the whole vector, and whether they decay.
-    fn each(&self, chunk: usize, len: usize, mut part: impl FnMut(Range<usize>, Range<usize>, bool)) {
+    /// The runs' parts in a chunk of `len` parameters: in the chunk, in the whole vector, and a parameter whose rates they have.
+    fn each(&self, chunk: usize, len: usize, mut part: impl FnMut(Range<usize>, Range<usize>, &ParamInfo)) {
         let (start, end) = (chunk * CHUNK, chunk * CHUNK + len);
-        let mut part = |run: Range<usize>, decays| part(run.start - start..run.end - start, run, decays);
-        let mut open: Option<(Range<usize>, bool)> = None;
+        let mut part = |run: Range<usize>, one: &ParamInfo| part(run.start - start..run.end - start, run, one);
+        let mut open: Option<(Range<usize>, &ParamInfo)> = None;
         let first = self.0.partition_point(|info| info.offset + info.len <= start);
         let here = self.0[first..].iter().take_while(|info| info.offset < end).filter(|info| info.trainable);
         for info in here {
             let at = info.offset.max(start)..(info.offset + info.len).min(end);
+            let alike = |one: &ParamInfo| (one.decay, one.group) == (info.decay, info.group);
             match &mut open {
-                Some((run, decays)) if run.end == at.start && *decays == info.decay => run.end = at.end,
+                Some((run, one)) if run.end == at.start && alike(one) => run.end = at.end,
                 _ => {
-                    open.replace((at, info.decay)).into_iter().for_each(|(run, decays)| part(run, decays));
+                    open.replace((at, info)).into_iter().for_each(|(run, one)| part(run, one));
                 }
             }
         }
-        open.into_iter().for_each(|(run, decays)| part(run, decays));
+        open.into_iter().for_each(|(run, one)| part(run, one));
     }
 }
 
@@ -215,14 +217,44 @@ impl Rates {
             }
         }
     }
+}
 
-    /// Those of parameters that decay, or do not.
-    fn of(&self, decays: bool) -> Rates {
-        match decays {
-            true => *self,
-            false => Rates { coupled: 0.0, shrink: 1.0, ..*self },
+/// The scalars of one step for every parameter.
+struct StepRates<'a> {
+    optimizer: &'a Optimizer,
+    step: u64,
+    lr: f64,
+    /// Those of what is in no group. Others are made anew for each run in a chunk, two powers for 16 thousand numbers
+    /// or a tensor's end, so that there is no list of them to allocate.
+    usual: Rates,
+}
+
+impl<'a> StepRates<'a> {
+    fn new(optimizer: &'a Optimizer, step: u64, lr: f64) -> StepRates<'a> {
+        StepRates { optimizer, step, lr, usual: Rates::new(optimizer, step, lr) }
+    }
+
+    fn of(&self, info: &ParamInfo) -> Rates {
+        let GroupRates { lr_scale, weight_decay } = info.group;
+        let rates = match info.group == GroupRates::default() {
+            true => self.usual,
+            false => Rates::new(&decayed_by(self.optimizer, weight_decay), self.step, self.lr * lr_scale),
+        };
+        match info.decay || weight_decay.is_some() {
+            true => rates,
+            false => Rates { coupled: 0.0, shrink: 1.0, ..rates },
         }
     }
+}
+
+/// The optimizer with a group's weight decay, if the group has one.
+fn decayed_by(optimizer: &Optimizer, group: Option<f64>) -> Optimizer {
+    let mut optimizer = *optimizer;
+    let (Optimizer::Sgd { weight_decay, .. }
+    | Optimizer::Adam { weight_decay, .. }
+    | Optimizer::AdamW { weight_decay, .. }) = &mut optimizer;
+    *weight_decay = group.unwrap_or(*weight_decay);
+    optimizer
 }
 
 vectorised! {

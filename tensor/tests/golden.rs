@@ -5,7 +5,7 @@ mod common;
 use common::{Build, Case, Ints, apply, distance};
 use elastic_spec::job::Optimizer;
 use elastic_tensor::ops::*;
-use elastic_tensor::{ParamInfo, StateLayout, Update, moments_of};
+use elastic_tensor::{GroupRates, ParamInfo, StateLayout, Update, moments_of};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 
@@ -121,7 +121,8 @@ fn six_clipped_steps_of_every_optimizer() {
     let specs = &header.metadata().as_ref().unwrap()["optimizers"];
     let specs: BTreeMap<String, Optimizer> = serde_json::from_str(specs).unwrap();
     assert_eq!(specs.len(), 6);
-    let info = ParamInfo { name: "p".into(), shape: vec![3, 4], offset: 0, len: 12, decay: true, trainable: true };
+    let (name, shape, group) = ("p".into(), vec![3, 4], GroupRates::default());
+    let info = ParamInfo { name, shape, offset: 0, len: 12, decay: true, trainable: true, group };
     let layout = StateLayout { params: vec![info], ..StateLayout::default() };
     for (name, optimizer) in specs {
         let mut state = f32s(&file, "start");

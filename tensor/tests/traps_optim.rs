@@ -2,7 +2,7 @@
 //! golden/make.py made the file.
 
 use elastic_spec::job::{LrSchedule, Optimizer};
-use elastic_tensor::{ParamInfo, StateLayout, Update, apply, learning_rate, moments_of};
+use elastic_tensor::{GroupRates, ParamInfo, StateLayout, Update, apply, learning_rate, moments_of};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 
@@ -38,6 +38,7 @@ fn layout() -> StateLayout {
         len: shape.iter().product(),
         decay: shape.len() >= 2,
         trainable: true,
+        group: GroupRates::default(),
     };
     StateLayout { params: vec![info("weight", &[3, 4], 0), info("bias", &[4], 12)], ..StateLayout::default() }
 }

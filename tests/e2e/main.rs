@@ -5,6 +5,7 @@ mod cluster;
 mod coordinator_loss;
 mod disks;
 mod faults;
+mod groups;
 mod last_step;
 mod membership;
 mod netns;

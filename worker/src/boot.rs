@@ -91,6 +91,7 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     tracing::info!("planned memory besides the data: {}", planned.words());
     planned.check(1, memory::room(), &order.spec).map_err(anyhow::Error::msg)?;
     elastic_tensor::freeze(network.layout_mut(), &order.spec.model.freeze).map_err(anyhow::Error::msg)?;
+    elastic_tensor::set_groups(network.layout_mut(), &order.spec.train.groups).map_err(anyhow::Error::msg)?;
     let computed = Job::new(order.spec.clone(), schedule, network, data);
     let mut state = computed.first_state();
     if let Some(path) = &order.spec.model.init {

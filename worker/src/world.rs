@@ -28,7 +28,7 @@ use elastic_spec::layout::Tail;
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
 use elastic_spec::{Digest, Epoch, JobId, NodeId, Rank, Round, Step, WorkerId};
 use elastic_tensor::leaves::tree_sum;
-use elastic_tensor::{LeafKey, Network, ParamInfo, StateLayout};
+use elastic_tensor::{GroupRates, LeafKey, Network, ParamInfo, StateLayout};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -56,6 +56,7 @@ impl Linear {
             len: features,
             decay: true,
             trainable: true,
+            group: GroupRates::default(),
         };
         Linear { layout: StateLayout { params: vec![weight], ..StateLayout::default() }, features }
     }
@@ -186,6 +187,7 @@ impl Setting {
                 non_finite: Default::default(),
                 label_smoothing: 0.0,
                 validate_every: 10,
+                groups: vec![],
             },
             elastic: ElasticSpec { min_workers: 1, max_workers: 3, reduce: Reduce::Exact, restarts: 3 },
             checkpoint: CheckpointSpec { dir: None, every: checkpoint_every, keep: 2 },

@@ -53,6 +53,11 @@ pub enum Kind {
     },
     Digest,
     Table,
+    /// A list of tables, each with the keys of the section that is named here.
+    Tables {
+        count_max: usize,
+        section: &'static str,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,6 +87,14 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("checkpoint", "When the state is written, and where to."),
     ("resources", "What each worker computes with. Nothing here changes the result."),
 ];
+
+/// What can stand several times inside a section, in double brackets, and what it is about.
+pub const LISTS: &[(&str, &str)] = &[(
+    "train.groups",
+    "Parameters that learn at a rate or with a weight decay of their own, each group under `[[train.groups]]` behind \
+     the other keys of `[train]`. A parameter is in the first group that matches it; one that no group matches has the \
+     rates of `[train]`.",
+)];
 
 pub(super) const MODEL_KINDS: &[&str] = &["mlp", "cnn", "resnet18", "gpt", "own"];
 pub(super) const STEMS: &[&str] = &["full", "small"];
@@ -257,6 +270,14 @@ pub const KEYS: &[Key] = &[
         "A step whose gradient is not finite: `fail` ends the job and says where it came from. `skip` leaves weights, moments and running statistics as they are, on every worker alike; the step counts, and its row says so."),
     train("label_smoothing", When::Always, float(ZERO_UP, BELOW_ONE), Is("0.0"), "", "Share of the target spread over all classes."),
     train("validate_every", When::Always, int(0, STEPS_MAX), Is("0"), "steps", "Validate after every so many steps, and after the last. 0: after the last only."),
+    plain("train", "groups", Kind::Tables { count_max: 64, section: "train.groups" }, Is("[]"), "",
+        "Groups of parameters with rates of their own: see below."),
+    plain("train.groups", "match", Kind::Texts { count_max: 256 }, Required, "",
+        "Patterns of parameter names: `[\"wte.*\", \"h.0.*\"]`. `*` stands for any characters, `?` for one. One that matches no parameter is a mistake."),
+    plain("train.groups", "lr_scale", float(ZERO_UP, Bound::With(1000.0)), Is("1.0"), "factor on `lr`",
+        "Of every step, after warm-up and schedule. With 0 the weights stay and their moments go on."),
+    plain("train.groups", "weight_decay", float(ZERO_UP, UP_TO_ONE), Absent("the optimizer's, on tensors of two and more axes as in no group"), "",
+        "Of every parameter in the group, biases and norms too."),
     // elastic
     plain("elastic", "min_workers", int(1, crate::limits::WORKERS_MAX as u64), Is("1"), "workers",
         "With fewer the job pauses and its state is kept."),
@@ -318,6 +339,7 @@ impl Kind {
             Kind::Texts { count_max } => format!("a list of up to {count_max} texts"),
             Kind::Digest => "64 hexadecimal digits".to_string(),
             Kind::Table => "a table".to_string(),
+            Kind::Tables { count_max, section } => format!("up to {count_max} tables, each under [[{section}]]"),
         }
     }
 }

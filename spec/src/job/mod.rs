@@ -5,6 +5,7 @@
 
 mod document;
 pub mod folder;
+mod groups;
 pub mod keys;
 mod mistake;
 pub mod names;
@@ -15,6 +16,7 @@ mod resolve;
 pub mod schedule;
 mod section;
 
+pub use groups::{Group, group_of};
 pub use mistake::{Mistake, Place};
 pub use parse::{ParseContext, Parsed, parse};
 pub use reference::reference_markdown;
@@ -169,6 +171,10 @@ pub struct TrainSpec {
     pub label_smoothing: f32,
     /// Validate after every so many steps, and after the last; 0: after the last only.
     pub validate_every: u64,
+    /// Parameters with rates of their own; the first that matches counts. Left out where there are none, for the
+    /// digest's sake.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
 }
 
 /// What products read: state, sums and all else are f32 in both.

@@ -3,8 +3,8 @@
 //! The text parses back to the same spec, whatever folder it is read in, as long as its paths are absolute.
 
 use super::{
-    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
+    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, Group, JobSpec, Length, LrSchedule,
+    ModelKind, ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
 };
 use serde_json::Value as Json;
 
@@ -145,6 +145,7 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
         non_finite,
         label_smoothing,
         validate_every,
+        groups,
     } = train;
     page.section("train");
     page.line("global_batch", global_batch.to_string());
@@ -168,6 +169,14 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
     page.line("non_finite", text(word));
     page.line("label_smoothing", float32(*label_smoothing));
     page.line("validate_every", validate_every.to_string());
+    for Group { patterns, lr_scale, weight_decay } in groups {
+        page.section("[train.groups]");
+        page.line("match", texts(patterns));
+        page.line("lr_scale", float(*lr_scale));
+        if let Some(weight_decay) = weight_decay {
+            page.line("weight_decay", float(*weight_decay));
+        }
+    }
 }
 
 fn print_optimizer(page: &mut Page, optimizer: Optimizer) {

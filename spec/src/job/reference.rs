@@ -1,6 +1,6 @@
 //! `docs/job-toml.md`, made from the table of keys, so that it cannot say anything else than the code does.
 
-use super::keys::{Default, KEYS, Key, SECTIONS, When};
+use super::keys::{Default, KEYS, Key, LISTS, SECTIONS, When};
 
 const HEAD: &str = "# job.toml\n\
 \n\
@@ -38,6 +38,10 @@ pub fn reference_markdown() -> String {
     for (section, about) in SECTIONS {
         page += &format!("\n## [{section}]\n\n{about}\n\n");
         page += &table(section);
+        for (list, about) in LISTS.iter().filter(|(list, _)| list.starts_with(&format!("{section}."))) {
+            page += &format!("\n### [[{list}]]\n\n{about}\n\n");
+            page += &table(list);
+        }
     }
     page
 }

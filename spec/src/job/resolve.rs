@@ -1,6 +1,7 @@
 //! From the sections of a job file to the spec: what each section means, and what must hold between keys.
 
 use super::document::Table;
+use super::groups;
 use super::mistake::{Mistake, Place};
 use super::parse::ParseContext;
 use super::section::Section;
@@ -313,6 +314,7 @@ fn read_train(
     });
     let label_smoothing = section.float32("label_smoothing");
     let validate_every = section.int("validate_every");
+    let groups = groups::read(section);
     if section.has("validate_every") && data.is_some_and(|data| data.validation == 0.0) {
         warnings.push(section.at("validate_every", "has no effect, since data.validation is 0"));
     }
@@ -329,6 +331,7 @@ fn read_train(
         non_finite: non_finite?,
         label_smoothing: label_smoothing?,
         validate_every: validate_every?,
+        groups: groups?,
     })
 }
 

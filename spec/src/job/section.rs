@@ -26,16 +26,7 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The section `name` of `root`; empty: the keys above the sections.
     pub fn open(root: &'a Table, name: &'static str, file: &Place, base_dir: &'a str) -> Section<'a> {
-        let mut section = Section {
-            name,
-            table: None,
-            place: file.clone(),
-            base_dir,
-            choices: Vec::new(),
-            asked: Vec::new(),
-            mistakes: Vec::new(),
-            missing: Vec::new(),
-        };
+        let mut section = Section::new(name, None, file.clone(), base_dir);
         if name.is_empty() {
             section.table = Some(root);
         } else if let Some(entry) = root.get(name) {
@@ -50,6 +41,11 @@ impl<'a> Section<'a> {
             }
         }
         section
+    }
+
+    fn new(name: &'static str, table: Option<&'a Table>, place: Place, base_dir: &'a str) -> Section<'a> {
+        let (choices, asked) = (Vec::new(), Vec::new());
+        Section { name, table, place, base_dir, choices, asked, mistakes: Vec::new(), missing: Vec::new() }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -285,6 +281,39 @@ impl<'a> Section<'a> {
         let json = to_json(&entry, &self.field(name), &mut mistakes);
         self.mistakes.append(&mut mistakes);
         json
+    }
+
+    /// The tables of a list, each a section by itself that is to be taken up ([`take_up`](Section::take_up)) once read.
+    pub fn tables(&mut self, name: &'static str) -> Option<Vec<Section<'a>>> {
+        let key = self.key(name);
+        let Kind::Tables { count_max, section } = key.kind else { unreachable!("{} is a list of tables", key.path()) };
+        let Some(entry) = self.entry(name) else { return Some(Vec::new()) };
+        let Value::Array(items) = &entry.value else { return self.refuse(key, &entry.value) };
+        if items.len() > count_max {
+            self.wrong(name, format!("has {} entries; allowed: {}", items.len(), key.kind.allowed()));
+            return None;
+        }
+        let mut sections = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match &item.value {
+                Value::Table(table) => {
+                    sections.push(Section::new(section, Some(table), item.place.clone(), self.base_dir));
+                }
+                other => {
+                    let message = format!("entry {index} is {}; allowed: {}", other.describe(), key.kind.allowed());
+                    let place = item.place.clone();
+                    self.mistakes.push(Mistake { place, field: self.field(name), message, suggestion: None });
+                }
+            }
+        }
+        (sections.len() == items.len()).then_some(sections)
+    }
+
+    /// Closes a section of this section's list.
+    pub fn take_up(&mut self, inner: Section) {
+        let (wrong, missing) = inner.close();
+        self.mistakes.extend(wrong);
+        self.missing.extend(missing);
     }
 
     /// What is wrong, each key that nobody asked for included; then what is missing.

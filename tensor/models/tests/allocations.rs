@@ -5,7 +5,7 @@
 use elastic_models::build_in;
 use elastic_spec::batch::{Batch, DataShape};
 use elastic_spec::job::{Activation, Dtype, ModelKind, Norm, Optimizer, Positions, Stem};
-use elastic_tensor::{LeafKey, Update, moments_of};
+use elastic_tensor::{GroupRates, LeafKey, Update, moments_of};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -89,7 +89,11 @@ fn batch(data: &DataShape, samples: usize) -> Batch {
 
 /// Allocations of the third and fourth step of four shards, and of an evaluation.
 fn allocations(dtype: Dtype, kind: &ModelKind, data: &DataShape, threads: usize) -> usize {
-    let network = build_in(dtype, kind, data, 4).expect("the model fits its data");
+    let mut network = build_in(dtype, kind, data, 4).expect("the model fits its data");
+    // Groups have rates of their own: every other tensor is in one.
+    for info in network.layout_mut().params.iter_mut().step_by(2) {
+        info.group = GroupRates { lr_scale: 0.5, weight_decay: Some(0.2) };
+    }
     let layout = network.layout();
     let mut scratch = network.new_scratch(threads);
     let (mut state, mut reduced) = (network.init(1), vec![0.0; layout.reduced_floats()]);

@@ -72,7 +72,8 @@ fn jobs_that_are_shorter_than_their_schedule_have_a_finite_rate() {
 
 fn one(len: usize) -> StateLayout {
     let (name, shape) = ("w".into(), vec![len, 1]);
-    let info = crate::ParamInfo { name, shape, offset: 0, len, decay: true, trainable: true };
+    let info =
+        crate::ParamInfo { name, shape, offset: 0, len, decay: true, trainable: true, group: GroupRates::default() };
     StateLayout { params: vec![info], ..StateLayout::default() }
 }
 
@@ -138,4 +139,74 @@ fn weight_decay_is_coupled_in_adam_and_apart_in_adamw() {
     let adamw = Optimizer::AdamW { beta1, beta2, eps, weight_decay };
     let (w, _) = step(&adamw, (2.0, &[0.0, 0.0]), -1.0, (0, 0.125));
     assert!((w - (2.0 * (1.0 - 0.0625) + 0.125)).abs() < 1e-6, "{w}");
+}
+
+/// Two tensors of three numbers, a matrix and a bias, with their groups.
+fn grouped(groups: [GroupRates; 2]) -> StateLayout {
+    let info = |i: usize| {
+        let (name, shape, group) = (format!("p{i}"), vec![3; 2 - i], groups[i]);
+        crate::ParamInfo { name, shape, offset: 3 * i, len: 3, decay: i == 0, trainable: true, group }
+    };
+    StateLayout { params: vec![info(0), info(1)], ..StateLayout::default() }
+}
+
+/// Parameters after three steps of a rate that falls; the moments are not looked at, since parameters depend on them.
+fn three_steps(optimizer: &Optimizer, layout: &StateLayout) -> Vec<f32> {
+    let mut state = vec![0.5, -1.25, 2.0, 0.75, -0.5, 1.0];
+    let mut moments = vec![vec![0.0; 6]; moments_of(optimizer)];
+    for step in 0..3 {
+        let mut reduced = [0.3, -0.2, 0.1, -0.4, 0.25, 0.15].map(|g| g * (step + 1) as f32);
+        let lr = 0.1 / (step + 1) as f64;
+        let (reduced, state, moments) = (&mut reduced[..], &mut state[..], &mut moments[..]);
+        let update = Update { layout, reduced, state, moments, step, lr, correction: 1.0, clip_norm: None };
+        apply(optimizer, update);
+    }
+    state
+}
+
+#[test]
+fn a_groups_rates_are_the_formulas_of_adamw_and_momentum_in_f64() {
+    let groups = [(0.25, Some(0.2)), (2.0, Some(0.05))];
+    let layout = grouped(groups.map(|(lr_scale, weight_decay)| GroupRates { lr_scale, weight_decay }));
+    // Without groups the matrix would have the optimizer's decay, the bias none.
+    let plain = grouped([GroupRates::default(); 2]);
+    let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01 };
+    let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.01 };
+    for optimizer in [adamw, sgd] {
+        let got = three_steps(&optimizer, &layout);
+        assert!(got.iter().zip(three_steps(&optimizer, &plain)).all(|(a, b)| *a != b), "groups change every number");
+        let start = [0.5, -1.25, 2.0, 0.75, -0.5, 1.0f64];
+        let grads = [0.3, -0.2, 0.1, -0.4, 0.25, 0.15f64];
+        for i in 0..6 {
+            let (scale, decay) = (groups[i / 3].0, groups[i / 3].1.expect("both have one"));
+            let (mut p, mut m, mut v) = (start[i], 0.0, 0.0);
+            for t in 1..4 {
+                let (lr, g) = (0.1 / t as f64 * scale, grads[i] * t as f64);
+                if matches!(optimizer, Optimizer::Sgd { .. }) {
+                    m = 0.9 * m + g + decay * p;
+                    p -= lr * m;
+                    continue;
+                }
+                p -= lr * decay * p;
+                (m, v) = (0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g);
+                let root = libm::sqrt(v / (1.0 - libm::pow(0.99, t as f64)));
+                p -= lr * (m / (1.0 - libm::pow(0.9, t as f64))) / (root + 1e-8);
+            }
+            assert!((got[i] as f64 - p).abs() < 1e-6, "{optimizer:?} {i}: {} instead of {p}", got[i]);
+        }
+    }
+}
+
+#[test]
+fn a_group_without_a_decay_keeps_the_usual_rule_and_one_of_scale_one_every_bit() {
+    let adamw = |weight_decay| Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay };
+    let plain = three_steps(&adamw(0.1), &grouped([GroupRates::default(); 2]));
+    let said = GroupRates { lr_scale: 1.0, weight_decay: Some(0.1) };
+    assert_eq!(three_steps(&adamw(0.1), &grouped([said, GroupRates::default()])), plain);
+    let slow = GroupRates { lr_scale: 0.5, weight_decay: None };
+    let halved = three_steps(&adamw(0.1), &grouped([slow; 2]));
+    // A bias moves as without any decay, a matrix does not.
+    let without = three_steps(&adamw(0.0), &grouped([slow; 2]));
+    assert_eq!(halved[3..], without[3..]);
+    assert_ne!(halved[..3], without[..3]);
 }

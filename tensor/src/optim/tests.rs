@@ -26,6 +26,7 @@ fn a_step_without_a_valid_sample_moves_nothing_under_plain_sgd() {
             len: 1,
             decay: false,
             trainable: true,
+            group: GroupRates::default(),
         }],
         ..StateLayout::default()
     };
@@ -62,9 +63,18 @@ fn step_by_step(optimizer: &Optimizer, update: Update<'_>) -> f64 {
     if clip < 1.0 {
         g.iter_mut().for_each(|g| *g *= clip as f32);
     }
-    let rates = Rates::new(optimizer, step, lr);
     for info in layout.params.iter().filter(|p| p.trainable) {
-        let (coupled, shrink) = if info.decay { (rates.coupled, rates.shrink) } else { (0.0, 1.0) };
+        let mut own = *optimizer;
+        let (Optimizer::Sgd { weight_decay: decay, .. }
+        | Optimizer::Adam { weight_decay: decay, .. }
+        | Optimizer::AdamW { weight_decay: decay, .. }) = &mut own;
+        *decay = match info.group.weight_decay {
+            Some(of_the_group) => of_the_group,
+            None if info.decay => *decay,
+            None => 0.0,
+        };
+        let rates = Rates::new(&own, step, lr * info.group.lr_scale);
+        let (coupled, shrink) = (rates.coupled, rates.shrink);
         for i in info.offset..info.offset + info.len {
             let g = g[i] + coupled * p[i];
             match (optimizer, &mut *moments) {
@@ -92,7 +102,12 @@ fn joined_passes_have_the_bits_of_the_formulas_on_every_team_and_set() {
     // Around the edges of chunks and blocks; the fourth is not trained, and its gradient is not in the norm.
     for (i, len) in [3, BLOCK_FLOATS - 3, 1, 100, 2 * CHUNK + 7, 7, 5 * BLOCK_FLOATS].into_iter().enumerate() {
         let (name, shape) = (format!("p{i}"), vec![len]);
-        params.push(crate::ParamInfo { name, shape, offset, len, decay: i % 2 == 0, trainable: i != 3 });
+        let group = match i {
+            1 | 2 => GroupRates { lr_scale: 0.25, weight_decay: None },
+            5 => GroupRates { lr_scale: 3.0, weight_decay: Some(0.3) },
+            _ => GroupRates::default(),
+        };
+        params.push(crate::ParamInfo { name, shape, offset, len, decay: i % 2 == 0, trainable: i != 3, group });
         offset += len;
     }
     let layout = StateLayout { params, ..StateLayout::default() };
@@ -146,7 +161,7 @@ fn joined_passes_have_the_bits_of_the_formulas_on_every_team_and_set() {
 fn with_statistics() -> StateLayout {
     let info = |name: &str, offset: usize, len: usize, trainable: bool| {
         let (name, shape) = (name.into(), vec![len]);
-        crate::ParamInfo { name, shape, offset, len, decay: trainable, trainable }
+        crate::ParamInfo { name, shape, offset, len, decay: trainable, trainable, group: GroupRates::default() }
     };
     let params = vec![info("a", 0, 40, true), info("frozen", 40, 20, false), info("b", 60, 30, true)];
     let buffers = vec![info("mean", 90, 2, false), info("var", 92, 2, false)];

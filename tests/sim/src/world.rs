@@ -472,6 +472,7 @@ fn spec(config: &Config, min_workers: u16, max_workers: u16) -> JobSpec {
             non_finite: Default::default(),
             label_smoothing: 0.0,
             validate_every: config.schedule.validate_every,
+            groups: vec![],
         },
         elastic: job::ElasticSpec { min_workers, max_workers, reduce: job::Reduce::Exact, restarts: 100_000 },
         checkpoint: job::CheckpointSpec { dir: None, every: config.checkpoint_every, keep: 3 },

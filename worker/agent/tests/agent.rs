@@ -215,6 +215,7 @@ fn spec() -> String {
             non_finite: Default::default(),
             label_smoothing: 0.0,
             validate_every: 0,
+            groups: vec![],
         },
         elastic: ElasticSpec { min_workers: 1, max_workers: 1, reduce: Reduce::Exact, restarts: 1 },
         checkpoint: CheckpointSpec { dir: None, every: 0, keep: 1 },

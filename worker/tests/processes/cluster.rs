@@ -415,6 +415,7 @@ fn spec(plan: &Plan) -> JobSpec {
             non_finite: Default::default(),
             label_smoothing: 0.0,
             validate_every: VALIDATE_EVERY,
+            groups: vec![],
         },
         elastic: ElasticSpec { min_workers: 1, max_workers: 3, reduce: Reduce::Exact, restarts: 3 },
         checkpoint: CheckpointSpec { dir: None, every: plan.checkpoint_every, keep: 3 },
