@@ -435,10 +435,11 @@ pub fn sum3<F: Real>(xs: &[F], ys: &[F], zs: &[F], term: impl Fn(F, F, F) -> F) 
     fold(lanes)
 }
 
-const LANES: usize = 16;
+/// Running sums of a long one.
+pub(crate) const LANES: usize = 16;
 
 #[inline(always)]
-fn fold<F: Real>(mut lanes: [F; LANES]) -> F {
+pub(crate) fn fold<F: Real>(mut lanes: [F; LANES]) -> F {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] += lanes[i + half];

@@ -8,17 +8,7 @@ use std::arch::x86_64::*;
 /// The machine has avx2 and fma, and `Tile::check(16)` held.
 pub(super) unsafe fn run(tile: Tile<'_>) {
     // SAFETY: the caller's promise is handed on.
-    unsafe {
-        match tile.rows {
-            1 => rows::<1>(tile),
-            2 => rows::<2>(tile),
-            3 => rows::<3>(tile),
-            4 => rows::<4>(tile),
-            5 => rows::<5>(tile),
-            6 => rows::<6>(tile),
-            other => unreachable!("a tile has 1 to 6 rows, not {other}"),
-        }
-    }
+    unsafe { by_rows!(tile.rows, rows(tile), 1, 2, 3, 4, 5, 6) }
 }
 
 /// # Safety
@@ -59,34 +49,30 @@ unsafe fn rows<const R: usize>(tile: Tile<'_>) {
 /// The left siblings of a sum over shards, added one after the other.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add_left<const R: usize>(c: &mut [[__m256; 2]; R], left: &[f32]) {
+pub(super) fn add_left<const R: usize>(c: &mut [[__m256; 2]; R], left: &[f32]) {
     for left in left.chunks_exact(R * 16) {
         for (row, left) in c.iter_mut().zip(left.as_chunks::<16>().0) {
             for (sum, left) in row.iter_mut().zip(left.as_chunks::<8>().0) {
                 // SAFETY: an array of eight floats is read.
-                let both = unsafe { _mm256_add_ps(_mm256_loadu_ps(left.as_ptr()), *sum) };
-                let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(both, both);
-                *sum = _mm256_blendv_ps(both, _mm256_set1_ps(<f32 as Real>::NAN), is_nan);
+                *sum = one_nan(_mm256_add_ps(unsafe { _mm256_loadu_ps(left.as_ptr()) }, *sum));
             }
         }
     }
+}
+
+/// Every NaN becomes the one, all else stays.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn one_nan(sum: __m256) -> __m256 {
+    let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(sum, sum);
+    _mm256_blendv_ps(sum, _mm256_set1_ps(<f32 as Real>::NAN), is_nan)
 }
 
 /// # Safety
 /// The machine has avx2 and fma, and `indirect::Tile::check(6, 16)` held.
 pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, f32, f32>, c: &mut [f32]) {
     // SAFETY: the caller's promise is handed on.
-    unsafe {
-        match tile.rows.len() {
-            1 => indirect_rows::<1>(tile, c),
-            2 => indirect_rows::<2>(tile, c),
-            3 => indirect_rows::<3>(tile, c),
-            4 => indirect_rows::<4>(tile, c),
-            5 => indirect_rows::<5>(tile, c),
-            6 => indirect_rows::<6>(tile, c),
-            other => unreachable!("a tile has 1 to 6 rows, not {other}"),
-        }
-    }
+    unsafe { by_rows!(tile.rows.len(), indirect_rows(tile, c), 1, 2, 3, 4, 5, 6) }
 }
 
 /// # Safety

@@ -3,26 +3,16 @@
 //! AVX2 has no instruction for pairs, so each link is two multiply-adds, flushed as `bf16::fused` flushes: a machine
 //! without AVX-512's bf16 can take part in a job and makes the same bits, at about a third of its speed in f32.
 
+use super::avx2::{add_left, one_nan};
 use super::{Start, Tile, indirect};
 use crate::bf16::{self, Pair};
-use crate::real::Real;
 use std::arch::x86_64::*;
 
 /// # Safety
 /// The machine has avx2 and fma, and `Tile::check(16)` held.
 pub(super) unsafe fn run(tile: Tile<'_, Pair>) {
     // SAFETY: the caller's promise is handed on.
-    unsafe {
-        match tile.rows {
-            1 => rows::<1>(tile),
-            2 => rows::<2>(tile),
-            3 => rows::<3>(tile),
-            4 => rows::<4>(tile),
-            5 => rows::<5>(tile),
-            6 => rows::<6>(tile),
-            other => unreachable!("a tile has 1 to 6 rows, not {other}"),
-        }
-    }
+    unsafe { by_rows!(tile.rows, rows(tile), 1, 2, 3, 4, 5, 6) }
 }
 
 /// # Safety
@@ -65,35 +55,11 @@ unsafe fn rows<const R: usize>(tile: Tile<'_, Pair>) {
     }
 }
 
-/// The left siblings of a sum over shards, added one after the other.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn add_left<const R: usize>(c: &mut [[__m256; 2]; R], left: &[f32]) {
-    for left in left.chunks_exact(R * 16) {
-        for (row, left) in c.iter_mut().zip(left.as_chunks::<16>().0) {
-            for (sum, left) in row.iter_mut().zip(left.as_chunks::<8>().0) {
-                // SAFETY: an array of eight floats is read.
-                *sum = one_nan(_mm256_add_ps(unsafe { _mm256_loadu_ps(left.as_ptr()) }, *sum));
-            }
-        }
-    }
-}
-
 /// # Safety
 /// The machine has avx2 and fma, and `indirect::Tile::check(6, 16)` held.
 pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, Pair, f32>, c: &mut [f32]) {
     // SAFETY: the caller's promise is handed on.
-    unsafe {
-        match tile.rows.len() {
-            1 => indirect_rows::<1>(tile, c),
-            2 => indirect_rows::<2>(tile, c),
-            3 => indirect_rows::<3>(tile, c),
-            4 => indirect_rows::<4>(tile, c),
-            5 => indirect_rows::<5>(tile, c),
-            6 => indirect_rows::<6>(tile, c),
-            other => unreachable!("a tile has 1 to 6 rows, not {other}"),
-        }
-    }
+    unsafe { by_rows!(tile.rows.len(), indirect_rows(tile, c), 1, 2, 3, 4, 5, 6) }
 }
 
 /// # Safety
@@ -183,11 +149,4 @@ fn size(x: __m256) -> __m256 {
 pub(crate) fn flushed(x: __m256) -> __m256 {
     let keep = _mm256_cmp_ps::<_CMP_NLT_UQ>(size(x), _mm256_set1_ps(f32::MIN_POSITIVE));
     _mm256_and_ps(x, _mm256_or_ps(keep, _mm256_set1_ps(-0.0)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-pub(crate) fn one_nan(sum: __m256) -> __m256 {
-    let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(sum, sum);
-    _mm256_blendv_ps(sum, _mm256_set1_ps(<f32 as Real>::NAN), is_nan)
 }

@@ -2,34 +2,16 @@
 //!
 //! A link of the chain is one `vdpbf16ps`, two multiply-adds in the time of one.
 
+use super::avx512::{add_left, one_nan};
 use super::{Start, Tile, indirect};
 use crate::bf16::Pair;
-use crate::real::Real;
 use std::arch::x86_64::*;
 
 /// # Safety
 /// The machine has avx512f and avx512bf16, and `Tile::check(32)` held.
 pub(super) unsafe fn run(tile: Tile<'_, Pair>) {
     // SAFETY: the caller's promise is handed on.
-    unsafe {
-        match tile.rows {
-            1 => rows::<1>(tile),
-            2 => rows::<2>(tile),
-            3 => rows::<3>(tile),
-            4 => rows::<4>(tile),
-            5 => rows::<5>(tile),
-            6 => rows::<6>(tile),
-            7 => rows::<7>(tile),
-            8 => rows::<8>(tile),
-            9 => rows::<9>(tile),
-            10 => rows::<10>(tile),
-            11 => rows::<11>(tile),
-            12 => rows::<12>(tile),
-            13 => rows::<13>(tile),
-            14 => rows::<14>(tile),
-            other => unreachable!("a tile has 1 to 14 rows, not {other}"),
-        }
-    }
+    unsafe { by_rows!(tile.rows, rows(tile), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14) }
 }
 
 /// # Safety
@@ -71,43 +53,11 @@ unsafe fn rows<const R: usize>(tile: Tile<'_, Pair>) {
     }
 }
 
-/// The left siblings of a sum over shards, added one after the other.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add_left<const R: usize>(c: &mut [[__m512; 2]; R], left: &[f32]) {
-    for left in left.chunks_exact(R * 32) {
-        for (row, left) in c.iter_mut().zip(left.as_chunks::<32>().0) {
-            for (sum, left) in row.iter_mut().zip(left.as_chunks::<16>().0) {
-                // SAFETY: an array of sixteen floats is read.
-                *sum = one_nan(_mm512_add_ps(unsafe { _mm512_loadu_ps(left.as_ptr()) }, *sum));
-            }
-        }
-    }
-}
-
 /// # Safety
 /// The machine has avx512f and avx512bf16, and `indirect::Tile::check(14, 32)` held.
 pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, Pair, f32>, c: &mut [f32]) {
     // SAFETY: the caller's promise is handed on.
-    unsafe {
-        match tile.rows.len() {
-            1 => indirect_rows::<1>(tile, c),
-            2 => indirect_rows::<2>(tile, c),
-            3 => indirect_rows::<3>(tile, c),
-            4 => indirect_rows::<4>(tile, c),
-            5 => indirect_rows::<5>(tile, c),
-            6 => indirect_rows::<6>(tile, c),
-            7 => indirect_rows::<7>(tile, c),
-            8 => indirect_rows::<8>(tile, c),
-            9 => indirect_rows::<9>(tile, c),
-            10 => indirect_rows::<10>(tile, c),
-            11 => indirect_rows::<11>(tile, c),
-            12 => indirect_rows::<12>(tile, c),
-            13 => indirect_rows::<13>(tile, c),
-            14 => indirect_rows::<14>(tile, c),
-            other => unreachable!("a tile has 1 to 14 rows, not {other}"),
-        }
-    }
+    unsafe { by_rows!(tile.rows.len(), indirect_rows(tile, c), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14) }
 }
 
 /// # Safety
@@ -178,12 +128,4 @@ pub(crate) fn dot(sum: __m512, a: __m512, b: __m512) -> __m512 {
     unsafe {
         _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
     }
-}
-
-/// Quiet and signalling NaN become the one, all else stays.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn one_nan(sum: __m512) -> __m512 {
-    let (nan, keep) = (_mm512_set1_ps(<f32 as Real>::NAN), _mm512_set1_epi32(0x1111_1100));
-    _mm512_fixupimm_ps::<0>(nan, sum, keep)
 }

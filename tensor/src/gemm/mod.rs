@@ -7,12 +7,23 @@
 //!
 //! In the class of bf16 operands are pairs along k, and a link of the chain is `bf16::dot`: see `operand`.
 
+/// Calls the kernel that is compiled for so many rows.
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+macro_rules! by_rows {
+    ($rows:expr, $kernel:ident $arguments:tt, $($count:literal),*) => {
+        match $rows {
+            $($count => $kernel::<$count> $arguments,)*
+            other => unreachable!("no tile has {other} rows"),
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2_bf16;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_bf16;
 pub(crate) mod indirect;

@@ -13,6 +13,7 @@
 //! n / (n - 1), PyTorch's. N is taken from the scale, 1/B.
 
 use super::*;
+use crate::real::{LANES, fold};
 use crate::simd::{Set, prefetch, vectorised};
 use crate::team::Channel;
 use elastic_spec::batch::IGNORE;
@@ -67,18 +68,6 @@ impl Valid<'_> {
     fn count(self) -> usize {
         (0..self.samples).filter(|s| self.is(*s)).count()
     }
-}
-
-const LANES: usize = 16;
-
-#[inline(always)]
-fn fold<F: Real>(mut lanes: [F; LANES]) -> F {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-    }
-    lanes[0]
 }
 
 /// Adds a plane's terms to sixteen sums; those of one plane start at zero, so that long sums stay sharp. Written as

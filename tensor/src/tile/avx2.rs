@@ -3,7 +3,8 @@
 use super::Product;
 use crate::bf16::Pair;
 use crate::gemm::Start;
-use crate::gemm::avx2_bf16::{dot, flushed, one_nan};
+use crate::gemm::avx2::one_nan;
+use crate::gemm::avx2_bf16::{dot, flushed};
 use std::arch::x86_64::*;
 
 /// The same tile of both kinds of operands: `begin` and `end` say what becomes of a chain when it is loaded and stored,

@@ -3,7 +3,8 @@
 use super::{LANES, Product};
 use crate::bf16::Pair;
 use crate::gemm::Start;
-use crate::gemm::avx512_bf16::{dot, one_nan};
+use crate::gemm::avx512::one_nan;
+use crate::gemm::avx512_bf16::dot;
 use std::arch::x86_64::*;
 
 /// The same tile of both kinds of operands: `link` gives a chain's next link, `end` what is stored of a chain.
