@@ -3,102 +3,26 @@
 //! AVX2 has no instruction for pairs, so each link is two multiply-adds, flushed as `bf16::fused` flushes: a machine
 //! without AVX-512's bf16 can take part in a job and makes the same bits, at about a third of its speed in f32.
 
-use super::avx2::{add_left, one_nan};
-use super::{Start, Tile, indirect};
+use super::avx2::{one_nan, repeat};
+use super::{Start, Tile, Tree, indirect};
 use crate::bf16::{self, Pair};
 use std::arch::x86_64::*;
 
-/// # Safety
-/// The machine has avx2 and fma, and `Tile::check(16)` held.
-pub(super) unsafe fn run(tile: Tile<'_, Pair>) {
-    // SAFETY: the caller's promise is handed on.
-    unsafe { by_rows!(tile.rows, rows(tile), 1, 2, 3, 4, 5, 6) }
-}
+// The payload of a NaN is one of the operands', and which of them the sets do not agree on: `end` is `one_nan`.
+kernels!(
+    Pair, __m256, 8, "avx2,fma", [1 2 3 4 5 6], half: 3,
+    zero: _mm256_setzero_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps, broadcast: repeat, link: dot,
+    row: dots, begin: flushed, add: _mm256_add_ps, one_nan: one_nan, end: one_nan,
+);
 
 /// # Safety
-/// As `run`, and `tile.rows == R`.
+/// The machine has avx2 and fma, and `x` points to a pair.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn rows<const R: usize>(tile: Tile<'_, Pair>) {
-    let mut c = [[_mm256_setzero_ps(); 2]; R];
-    let (mut a, mut b) = (tile.a.as_ptr(), tile.b.as_ptr());
-    let out = tile.c;
-    // SAFETY: `Tile::check` made sure that a holds k * R pairs, b reaches 16 pairs into its last row, left
-    // siblings are R * 16 floats long and c reaches 16 floats into row R - 1; the pointers walk exactly these (and end
-    // one stride behind b's last row, computed by wrapping_add and not read).
-    unsafe {
-        if tile.start == Start::Go {
-            for (r, row) in c.iter_mut().enumerate() {
-                row[0] = flushed(_mm256_loadu_ps(out.add(r * tile.c_stride)));
-                row[1] = flushed(_mm256_loadu_ps(out.add(r * tile.c_stride + 8)));
-            }
-        }
-        for _ in 0..tile.k {
-            let b_pairs = [_mm256_loadu_ps(b.cast()), _mm256_loadu_ps(b.add(8).cast())];
-            for (r, row) in c.iter_mut().enumerate() {
-                let x = _mm256_set1_ps(*a.add(r).cast::<f32>());
-                for (sum, b) in row.iter_mut().zip(b_pairs) {
-                    *sum = dot(*sum, x, b);
-                }
-            }
-            a = a.wrapping_add(R);
-            b = b.wrapping_add(tile.b_stride);
-        }
-        if tile.left.is_empty() {
-            // The payload of a NaN is one of the operands', and which of them the sets do not agree on.
-            c.as_flattened_mut().iter_mut().for_each(|sum| *sum = one_nan(*sum));
-        }
-        add_left(&mut c, tile.left);
-        for (r, row) in c.iter().enumerate() {
-            _mm256_storeu_ps(out.add(r * tile.c_stride), row[0]);
-            _mm256_storeu_ps(out.add(r * tile.c_stride + 8), row[1]);
-        }
-    }
-}
-
-/// # Safety
-/// The machine has avx2 and fma, and `indirect::Tile::check(6, 16)` held.
-pub(super) unsafe fn run_indirect(tile: indirect::Tile<'_, Pair, f32>, c: &mut [f32]) {
-    // SAFETY: the caller's promise is handed on.
-    unsafe { by_rows!(tile.rows.len(), indirect_rows(tile, c), 1, 2, 3, 4, 5, 6) }
-}
-
-/// # Safety
-/// As `run_indirect`, and the tile has R rows.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn indirect_rows<const R: usize>(tile: indirect::Tile<'_, Pair, f32>, out: &mut [f32]) {
-    let mut c = [[_mm256_setzero_ps(); 2]; R];
-    let out = out.as_mut_ptr();
-    // SAFETY: `Tile::check` made sure that every row's start plus every step lies in a, that b holds 16 pairs a step,
-    // and that c holds R rows of 16; the pointers walk exactly these.
-    unsafe {
-        let starts: [*const Pair; R] = std::array::from_fn(|r| tile.a.as_ptr().add(tile.rows[r] as usize));
-        if tile.start == Start::Go {
-            for (r, row) in c.iter_mut().enumerate() {
-                row[0] = flushed(_mm256_loadu_ps(out.add(r * 16)));
-                row[1] = flushed(_mm256_loadu_ps(out.add(r * 16 + 8)));
-            }
-        }
-        let mut b = tile.b.as_ptr();
-        for step in tile.steps.list() {
-            let b_pairs = [_mm256_loadu_ps(b.cast()), _mm256_loadu_ps(b.add(8).cast())];
-            for (start, row) in starts.iter().zip(&mut c) {
-                let x = _mm256_set1_ps(*start.add(*step as usize).cast::<f32>());
-                for (sum, b) in row.iter_mut().zip(b_pairs) {
-                    *sum = dot(*sum, x, b);
-                }
-            }
-            b = b.add(16);
-        }
-        if tile.left.is_empty() {
-            // The payload of a NaN is one of the operands', and which of them the sets do not agree on.
-            c.as_flattened_mut().iter_mut().for_each(|sum| *sum = one_nan(*sum));
-        }
-        add_left(&mut c, tile.left);
-        for (r, row) in c.iter().enumerate() {
-            _mm256_storeu_ps(out.add(r * 16), row[0]);
-            _mm256_storeu_ps(out.add(r * 16 + 8), row[1]);
-        }
-    }
+unsafe fn dots(row: &mut [__m256; 2], b: [__m256; 2], x: *const Pair) {
+    // SAFETY: as the caller promises; a pair has the bits of some f32.
+    let x = repeat(unsafe { &*x.cast::<f32>() });
+    *row = [dot(row[0], x, b[0]), dot(row[1], x, b[1])];
 }
 
 /// `bf16::dot` of eight pairs.

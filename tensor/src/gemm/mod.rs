@@ -19,6 +19,9 @@ macro_rules! by_rows {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[macro_use]
+mod kernel;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2_bf16;
@@ -179,9 +182,6 @@ pub struct Tile<'a, O = f32> {
     c_len: usize,
     c_stride: usize,
     start: Start,
-    /// Tiles of (rows, all columns), one behind the other, that the finished chains are added to, one after the other,
-    /// as `leaves::add` does: the left siblings of a sum over shards.
-    left: &'a [f32],
 }
 
 impl<O> Tile<'_, O> {
@@ -191,7 +191,33 @@ impl<O> Tile<'_, O> {
         assert!(self.a.len() >= self.k * self.rows, "packed A holds the tile");
         assert!(self.b.len() >= (self.k - 1) * self.b_stride + columns, "B holds the panel");
         assert!(self.c_len >= (self.rows - 1) * self.c_stride + columns, "C holds the tile");
-        assert!(self.left.len().is_multiple_of(self.rows * columns), "left siblings are whole tiles");
+    }
+}
+
+/// One tile's work as a sum over shards: a chain of `k` links for each, from +0, added along the tree (`leaves::climb`).
+/// `a` is packed (shard, k, rows), `b` (shard, k, all columns).
+pub struct Tree<'a, O = f32> {
+    rows: usize,
+    /// Operands along k of a shard.
+    k: usize,
+    /// A power of two.
+    shards: usize,
+    a: &'a [O],
+    b: &'a [O],
+    /// As a `Tile`'s.
+    c: *mut f32,
+    c_len: usize,
+    c_stride: usize,
+}
+
+impl<O> Tree<'_, O> {
+    /// What the SIMD kernels rely on. `room` keeps the left siblings that wait, one tile a level.
+    fn check(&self, columns: usize, room: &[f32]) {
+        assert!(self.k > 0 && self.rows > 0 && self.shards.is_power_of_two(), "an empty tile is not run");
+        assert!(self.a.len() >= self.shards * self.k * self.rows, "packed A holds the tile");
+        assert!(self.b.len() >= self.shards * self.k * columns, "B holds the panel");
+        assert!(self.c_len >= (self.rows - 1) * self.c_stride + columns, "C holds the tile");
+        assert!(room.len() >= self.shards.ilog2() as usize * self.rows * columns, "each level has its room");
     }
 }
 
@@ -287,7 +313,7 @@ impl<O: Operand> Block<'_, O> {
                 let at = i * stride + self.n0 + j;
                 let tile = |c: &mut [f32], c_stride| {
                     let (c, c_len) = (c.as_mut_ptr(), c.len());
-                    Tile { rows, k: self.k, a, b, b_stride, c, c_len, c_stride, start, left: &[] }
+                    Tile { rows, k: self.k, a, b, b_stride, c, c_len, c_stride, start }
                 };
                 if columns == width {
                     O::run(self.isa, tile(&mut c[at..], stride));

@@ -4,7 +4,7 @@
 //! pairs, rounded on the way; an odd k has a zero behind it. Everything else about a product, its blocks, its tiles and
 //! its tasks, is the same for both.
 
-use super::{Isa, Mat, Tile, portable, transpose};
+use super::{Isa, Mat, Tile, Tree, portable, transpose};
 use crate::bf16::{self, Pair};
 use crate::real::Rows;
 use crate::simd::Set;
@@ -25,6 +25,9 @@ pub trait Operand: Copy + Default + Debug + Send + Sync + 'static {
 
     /// C tile (`rows`, all columns of the tile) from packed A and a panel of B.
     fn run(isa: Isa, tile: Tile<'_, Self>);
+
+    /// The same summed over shards; `room` keeps the left siblings that wait, one tile a level.
+    fn run_tree(isa: Isa, tree: Tree<'_, Self>, room: &mut [f32]);
 }
 
 impl Operand for f32 {
@@ -78,6 +81,20 @@ impl Operand for f32 {
             _ => unsafe { portable::run(tile, portable::fused) },
         }
     }
+
+    fn run_tree(isa: Isa, tree: Tree<'_, f32>, room: &mut [f32]) {
+        tree.check(isa.tile().1, room);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `run`.
+            Isa::Avx512 => unsafe { super::avx512::run_tree(tree, room) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `run`.
+            Isa::Avx2 => unsafe { super::avx2::run_tree(tree, room) },
+            // SAFETY: `check` held.
+            _ => unsafe { portable::run_tree(tree, room, portable::fused) },
+        }
+    }
 }
 
 impl Operand for Pair {
@@ -128,6 +145,20 @@ impl Operand for Pair {
             Isa::Avx2 => unsafe { super::avx2_bf16::run(tile) },
             // SAFETY: `check` held.
             _ => unsafe { portable::run(tile, |a, b, sum| bf16::dot(sum, a, b)) },
+        }
+    }
+
+    fn run_tree(isa: Isa, tree: Tree<'_, Pair>, room: &mut [f32]) {
+        tree.check(isa.tile().1, room);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `run`.
+            Isa::Avx512 => unsafe { super::avx512_bf16::run_tree(tree, room) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `run`.
+            Isa::Avx2 => unsafe { super::avx2_bf16::run_tree(tree, room) },
+            // SAFETY: `check` held.
+            _ => unsafe { portable::run_tree(tree, room, |a, b, sum| bf16::dot(sum, a, b)) },
         }
     }
 }

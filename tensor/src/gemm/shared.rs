@@ -8,7 +8,7 @@
 //!
 //! The operands are f32, or pairs of bf16 that are rounded when they are packed; C and its sums are f32 in both classes.
 
-use super::{Gemm, Isa, K_BLOCK, Mat, Operand, Start, Tile};
+use super::{Gemm, Isa, K_BLOCK, Mat, Operand, Start, Tile, Tree};
 use crate::leaves;
 use crate::ops::{Room, take};
 use crate::real::{Real, Single};
@@ -34,6 +34,9 @@ const TILES: usize = 8;
 const PANELS: usize = 16;
 /// Tasks for each thread: the last ones even out what the others left.
 const TASKS: usize = 4;
+
+/// Links of a leaf whose way up the tree costs more than the shorter loops of a low tile.
+const SHORT: usize = 24;
 
 /// Multiply-adds of a product that one thread does alone: some 5 µs.
 const SMALL: usize = 1 << 18;
@@ -86,6 +89,8 @@ pub(crate) fn multiply<F: Single>(
     let links = (g.k / product.shards).div_ceil(F::PER);
     let k = (links * product.shards).max(1);
     let columns = (B_MAX / k / width).max(1) * width;
+    // Of short leaves two are kept in registers; see `kernel`.
+    let height = if product.shards > 1 && links <= SHORT { (height / 2).max(1) } else { height };
     // Tiles of almost one height waste less than full ones and a low rest.
     let height = g.m.div_ceil(g.m.div_ceil(height));
     let rows = (A_MAX / k / height).max(1) * height;
@@ -231,10 +236,7 @@ impl Cut<'_> {
                 };
                 if len > 0 {
                     let (a, b) = self.panels_of(part, i, j, rows, k0, len);
-                    O::run(
-                        self.isa,
-                        Tile { rows, k: len, a, b, b_stride: self.width, c, c_len, c_stride, start, left: &[] },
-                    );
+                    O::run(self.isa, Tile { rows, k: len, a, b, b_stride: self.width, c, c_len, c_stride, start });
                 } else if start == Start::Zero {
                     edge.fill(0.0);
                     part.c.store(at, rows, columns, &edge, self.width);
@@ -251,32 +253,30 @@ impl Cut<'_> {
     /// tile a level: see `leaves::climb`.
     fn trees<O: Operand>(&self, part: &Part<'_, O>, room: &mut [f32]) {
         let (shards, k) = (self.product.shards, self.links);
+        let mut edge = [0.0f32; TILE_MAX];
         for (i, j) in part.tiles() {
             let (rows, columns) = self.size(i, j);
-            let len = rows * self.width;
-            for shard in 0..shards {
-                let closed = shard.trailing_ones() as usize;
-                let (left, sum) = room.split_at_mut(closed * len);
-                let sum = &mut sum[..len];
-                if k == 0 {
-                    // Leaves without rows are +0, and so is their sum.
-                    sum.fill(0.0);
-                    continue;
-                }
-                let (a, b) = self.panels_of(part, i, j, rows, shard * k, k);
-                let (c, c_len, c_stride) = (sum.as_mut_ptr(), len, self.width);
-                let start = Start::Zero;
-                O::run(self.isa, Tile { rows, k, a, b, b_stride: self.width, c, c_len, c_stride, start, left });
+            let at = part.c.at(self, i, j);
+            let is_whole = columns == self.width;
+            let (c, c_len, c_stride) = match is_whole {
+                true => part.c.tile(at, rows, columns),
+                false => (edge.as_mut_ptr(), edge.len(), self.width),
+            };
+            // Leaves without rows are +0, and so is their sum.
+            if k > 0 {
+                let (a, b) = self.panels_of(part, i, j, rows, 0, shards * k);
+                O::run_tree(self.isa, Tree { rows, k, shards, a, b, c, c_len, c_stride }, room);
             }
-            let sum = &room[shards.ilog2() as usize * len..][..len];
-            part.c.store(part.c.at(self, i, j), rows, columns, sum, self.width);
+            if !is_whole || k == 0 {
+                part.c.store(at, rows, columns, &edge, self.width);
+            }
         }
         self.add_bias(part);
     }
 
     /// Floats of the left siblings that wait.
     fn siblings(&self) -> usize {
-        (self.product.shards.ilog2() as usize + 1) * TILE_MAX
+        self.product.shards.ilog2() as usize * TILE_MAX
     }
 
     fn size(&self, i: usize, j: usize) -> (usize, usize) {
