@@ -8,7 +8,7 @@
 //! below compares millions of pairs with the machine's instruction where it has one.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 
 use crate::gemm::Isa;
 use crate::real::{Real, Rows};

@@ -94,10 +94,10 @@ pub(super) unsafe fn transposed(rows: Rows<'_, f32>, width: usize, to: &mut [Pai
     }
 }
 
-/// Sixteen by sixteen pairs.
+/// Sixteen by sixteen, pairs or f32.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+pub(crate) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = r;
     for i in (0..16).step_by(2) {
         a[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);

@@ -1,5 +1,6 @@
 //! The tiles of `gemm` with AVX2 and FMA: up to 6 rows by 16 columns of C in 12 registers.
 
+use super::kernel::prefetch_to_write;
 use super::{Start, Tile, Tree, indirect};
 use crate::real::Real;
 use std::arch::x86_64::*;

@@ -4,6 +4,7 @@
 //! without AVX-512's bf16 can take part in a job and makes the same bits, at about a third of its speed in f32.
 
 use super::avx2::{one_nan, repeat};
+use super::kernel::prefetch_to_write;
 use super::{Start, Tile, Tree, indirect};
 use crate::bf16::{self, Pair};
 use std::arch::x86_64::*;

@@ -1,5 +1,6 @@
 //! The tiles of `gemm` with AVX-512: up to 14 rows by 32 columns of C in 28 registers.
 
+use super::kernel::prefetch_to_write;
 use super::{Start, Tile, Tree, indirect};
 use crate::real::Real;
 use std::arch::x86_64::*;

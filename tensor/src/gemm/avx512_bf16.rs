@@ -3,6 +3,7 @@
 //! A link of the chain is one `vdpbf16ps`, two multiply-adds in the time of one.
 
 use super::avx512::{one_nan, repeat, same};
+use super::kernel::prefetch_to_write;
 use super::{Start, Tile, Tree, indirect};
 use crate::bf16::Pair;
 use std::arch::x86_64::*;

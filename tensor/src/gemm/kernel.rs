@@ -44,8 +44,14 @@ macro_rules! kernels {
             // two vectors into row R - 1.
             unsafe {
                 let mut c = [[$zero(); 2]; R];
-                if tile.start == Start::Go {
-                    load_tile(&mut c, out, tile.c_stride);
+                match tile.start {
+                    Start::Go => load_tile(&mut c, out, tile.c_stride),
+                    // C's lines come while the chains are made.
+                    Start::Zero => (0..R).for_each(|r| {
+                        let row = out.add(r * tile.c_stride);
+                        prefetch_to_write(row);
+                        prefetch_to_write(row.add(2 * $lanes - 1));
+                    }),
                 }
                 links(&mut c, tile.a.as_ptr(), tile.b.as_ptr(), tile.b_stride, tile.k);
                 c.as_flattened_mut().iter_mut().for_each(|sum| *sum = $end(*sum));
@@ -192,5 +198,17 @@ macro_rules! kernels {
                 }
             }
         }
+    };
+}
+
+/// Asks for a cache line that will be written. (`_mm_prefetch` only asks for one to be read unless a feature is on.)
+///
+/// # Safety
+/// The machine is x86-64 with AVX2: all of those know the instruction. `at` may be any address.
+#[inline(always)]
+pub(super) unsafe fn prefetch_to_write(at: *const f32) {
+    // SAFETY: a hint reads and writes nothing, and faults nowhere.
+    unsafe {
+        std::arch::asm!("prefetchw byte ptr [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly))
     };
 }

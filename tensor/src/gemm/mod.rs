@@ -31,6 +31,8 @@ pub(crate) mod avx512;
 pub(crate) mod avx512_bf16;
 pub(crate) mod indirect;
 mod operand;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
 mod portable;
 pub(crate) mod shared;
 pub(crate) mod transpose;

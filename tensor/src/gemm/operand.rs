@@ -41,13 +41,27 @@ impl Operand for f32 {
         Some(data)
     }
 
-    fn panel(_: Isa, from: Mat<'_, f32>, first: usize, k: usize, size: (usize, usize), out: &mut [f32]) {
+    fn panel(isa: Isa, from: Mat<'_, f32>, first: usize, k: usize, size: (usize, usize), out: &mut [f32]) {
         let (columns, width) = size;
-        if k == 0 {
+        if k == 0 || columns == 0 {
             return;
         }
         let data = &from.data[first * from.col..];
         let out = &mut out[..k * width];
+        assert!(columns <= width, "a panel holds its columns");
+        assert!(data.len() > (k - 1) * from.row + (columns - 1) * from.col, "the matrix holds the panel");
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && from.col == 1 {
+            let rows = Rows { data, stride: from.row, count: k, width: columns };
+            // SAFETY: `Isa::here` lists the set only if the machine has it, and the asserts held.
+            return unsafe { super::pack_avx512::crosswise(rows, width, out) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && from.row == 1 {
+            let rows = Rows { data, stride: from.col, count: columns, width: k };
+            // SAFETY: as above.
+            return unsafe { super::pack_avx512::transposed(rows, width, out) };
+        }
         if from.col == 1 {
             for (p, row) in out.chunks_exact_mut(width).enumerate() {
                 row[..columns].copy_from_slice(&data[p * from.row..][..columns]);
