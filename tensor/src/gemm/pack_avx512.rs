@@ -1,4 +1,4 @@
-//! Packing of f32 with AVX-512: whole vectors, the ends of rows by mask.
+//! Packing and transposing of f32 with AVX-512: whole vectors, the ends of rows by mask.
 
 use crate::bf16::avx512::transpose;
 use crate::real::Rows;
@@ -47,6 +47,34 @@ pub(super) unsafe fn transposed(rows: Rows<'_, f32>, width: usize, to: &mut [f32
                 let to = to.as_mut_ptr().wrapping_add((p + i) * width + column);
                 // SAFETY: the mask ends with the panel's row.
                 unsafe { _mm512_mask_storeu_epi32(to.cast(), into, row) };
+            }
+        }
+    }
+}
+
+/// `super::transpose::copy`.
+///
+/// # Safety
+/// The machine has avx512f; `src` holds the matrix and `dst` its transpose.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn copy(
+    src: *const f32,
+    src_stride: usize,
+    dst: *mut f32,
+    dst_stride: usize,
+    (rows, cols): (usize, usize),
+) {
+    for j0 in (0..cols).step_by(16) {
+        for i0 in (0..rows).step_by(16) {
+            let (from, into) = (lanes(cols - j0), lanes(rows - i0));
+            let mut block = [_mm512_setzero_si512(); 16];
+            for (i, row) in block.iter_mut().take(rows - i0).enumerate() {
+                // SAFETY: the mask ends with the row.
+                *row = unsafe { _mm512_maskz_loadu_epi32(from, src.add((i0 + i) * src_stride + j0).cast()) };
+            }
+            for (j, row) in transpose(block).into_iter().take(cols - j0).enumerate() {
+                // SAFETY: the mask ends with the column.
+                unsafe { _mm512_mask_storeu_epi32(dst.add((j0 + j) * dst_stride + i0).cast(), into, row) };
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Copies a matrix transposed, which is what packing does to rows: eight by eight, then four by four, in registers with AVX2.
+//! Copies a matrix transposed, which is what packing does to rows: sixteen by sixteen in registers with AVX-512, eight by
+//! eight and then four by four with AVX2.
 
 /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for i < rows, j < cols.
 pub(crate) fn copy(src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize, (rows, cols): (usize, usize)) {
@@ -7,6 +8,13 @@ pub(crate) fn copy(src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: 
     }
     assert!(src.len() > (rows - 1) * src_stride + cols - 1, "the source holds the matrix");
     assert!(dst.len() > (cols - 1) * dst_stride + rows - 1, "the target holds its transpose");
+    #[cfg(target_arch = "x86_64")]
+    if rows >= 4 && cols >= 4 && is_x86_feature_detected!("avx512f") {
+        // SAFETY: the machine has avx512f, and both slices reach as far as was checked.
+        return unsafe {
+            super::pack_avx512::copy(src.as_ptr(), src_stride, dst.as_mut_ptr(), dst_stride, (rows, cols))
+        };
+    }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the machine has avx2, and both slices reach as far as was checked.
