@@ -4,7 +4,7 @@
 //! Every kernel is written once over [`Real`]. What differs is here and in `mixed`: f32 takes the polynomials of `math`
 //! and the packed product of `gemm`; f64 takes the `libm` crate and three plain loops.
 
-use crate::gemm::{self, Gemm, Operand, Pack, TeamGemm, indirect};
+use crate::gemm::{self, Gemm, Mat, Operand, Pack, TeamGemm, indirect};
 use crate::ops::Work;
 use crate::simd::{Set, vectorised};
 use crate::tile::{self, Product};
@@ -196,14 +196,13 @@ impl Real for f32 {
     }
 
     fn crosswise(set: Set, rows: Rows<'_, f32>, padded: usize, to: &mut [f32]) {
-        pad(set, rows, padded, to);
+        let Rows { data, stride, count, width } = rows;
+        <f32 as Operand>::panel(set.isa(), Mat::rows(data, stride), 0, count, (width, padded), to);
     }
 
-    fn panel(_: Set, rows: Rows<'_, f32>, width: usize, to: &mut [f32]) {
-        if rows.count < width {
-            to.fill(0.0);
-        }
-        Self::transpose(rows.data, rows.stride, to, width, (rows.count, rows.width));
+    fn panel(set: Set, rows: Rows<'_, f32>, width: usize, to: &mut [f32]) {
+        let Rows { data, stride, count, width: len } = rows;
+        <f32 as Operand>::panel(set.isa(), Mat::rows(data, stride).transposed(), 0, len, (count, width), to);
     }
 
     #[inline(always)]

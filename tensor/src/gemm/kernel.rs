@@ -41,7 +41,7 @@ macro_rules! kernels {
         unsafe fn rows<const R: usize>(tile: Tile<'_, $operand>) {
             let out = tile.c;
             // SAFETY: `Tile::check` made sure that a holds k * R operands, b reaches two vectors into its last row and c
-            // two vectors into row R - 1.
+            // two vectors into row R - 1, and that a bias is two vectors long.
             unsafe {
                 let mut c = [[$zero(); 2]; R];
                 match tile.start {
@@ -55,6 +55,11 @@ macro_rules! kernels {
                 }
                 links(&mut c, tile.a.as_ptr(), tile.b.as_ptr(), tile.b_stride, tile.k);
                 c.as_flattened_mut().iter_mut().for_each(|sum| *sum = $end(*sum));
+                if !tile.bias.is_empty() {
+                    let bias = tile.bias.as_ptr();
+                    let bias = [$load(bias), $load(bias.add($lanes))];
+                    c.iter_mut().for_each(|row| *row = [$add(row[0], bias[0]), $add(row[1], bias[1])]);
+                }
                 store_tile(&c, out, tile.c_stride);
             }
         }

@@ -184,6 +184,8 @@ pub struct Tile<'a, O = f32> {
     c_len: usize,
     c_stride: usize,
     start: Start,
+    /// Of each column, added to the finished chains; empty: none, or not finished yet.
+    bias: &'a [f32],
 }
 
 impl<O> Tile<'_, O> {
@@ -193,6 +195,7 @@ impl<O> Tile<'_, O> {
         assert!(self.a.len() >= self.k * self.rows, "packed A holds the tile");
         assert!(self.b.len() >= (self.k - 1) * self.b_stride + columns, "B holds the panel");
         assert!(self.c_len >= (self.rows - 1) * self.c_stride + columns, "C holds the tile");
+        assert!(self.bias.is_empty() || self.bias.len() >= columns, "a bias for each column");
     }
 }
 
@@ -315,7 +318,7 @@ impl<O: Operand> Block<'_, O> {
                 let at = i * stride + self.n0 + j;
                 let tile = |c: &mut [f32], c_stride| {
                     let (c, c_len) = (c.as_mut_ptr(), c.len());
-                    Tile { rows, k: self.k, a, b, b_stride, c, c_len, c_stride, start }
+                    Tile { rows, k: self.k, a, b, b_stride, c, c_len, c_stride, start, bias: &[] }
                 };
                 if columns == width {
                     O::run(self.isa, tile(&mut c[at..], stride));

@@ -10,7 +10,7 @@ use crate::real::Real;
 /// # Safety
 /// `Tile::check(16)` held.
 pub(super) unsafe fn run<O: Operand>(tile: Tile<'_, O>, add: impl Fn(O, O, f32) -> f32) {
-    let Tile { rows, k, a, b, b_stride, c, c_stride, start, .. } = tile;
+    let Tile { rows, k, a, b, b_stride, c, c_stride, start, bias, .. } = tile;
     // SAFETY: sixteen floats of the row lie in the tile, as the caller promises, and only this call uses them.
     let row_of = |r: usize| unsafe { &mut *c.add(r * c_stride).cast::<[f32; 16]>() };
     let mut sums = [[0.0f32; 16]; 4];
@@ -24,7 +24,8 @@ pub(super) unsafe fn run<O: Operand>(tile: Tile<'_, O>, add: impl Fn(O, O, f32) 
         // The payload of a NaN is one of the operands', and which of them the sets do not agree on.
         sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = one_nan(*sum));
     }
-    for (r, row) in sums.iter().take(rows).enumerate() {
+    for (r, row) in sums.iter_mut().take(rows).enumerate() {
+        row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
         *row_of(r) = *row;
     }
 }

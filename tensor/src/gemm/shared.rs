@@ -219,8 +219,11 @@ impl Cut<'_> {
     /// Tiles of one task, k block by k block.
     fn chains<O: Operand>(&self, part: &Part<'_, O>) {
         let k = self.k();
+        if k == 0 {
+            return self.without_links(part);
+        }
         let mut edge = [0.0f32; TILE_MAX];
-        for k0 in (0..k.max(1)).step_by(K_BLOCK) {
+        for k0 in (0..k).step_by(K_BLOCK) {
             let len = K_BLOCK.min(k - k0);
             let start = if k0 == 0 { self.product.gemm.start } else { Start::Go };
             for (i, j) in part.tiles() {
@@ -234,19 +237,27 @@ impl Cut<'_> {
                     true => part.c.tile(at, rows, columns),
                     false => (edge.as_mut_ptr(), edge.len(), self.width),
                 };
-                if len > 0 {
-                    let (a, b) = self.panels_of(part, i, j, rows, k0, len);
-                    O::run(self.isa, Tile { rows, k: len, a, b, b_stride: self.width, c, c_len, c_stride, start });
-                } else if start == Start::Zero {
-                    edge.fill(0.0);
-                    part.c.store(at, rows, columns, &edge, self.width);
-                }
-                if !is_whole && len > 0 {
+                let (a, b) = self.panels_of(part, i, j, rows, k0, len);
+                let bias = if is_whole && k0 + len == k { self.bias(j, columns) } else { &[] };
+                O::run(self.isa, Tile { rows, k: len, a, b, b_stride: self.width, c, c_len, c_stride, start, bias });
+                if !is_whole {
                     part.c.store(at, rows, columns, &edge, self.width);
                 }
             }
         }
-        self.add_bias(part);
+        // A narrow panel's bias is shorter than a kernel takes.
+        part.tiles().filter(|(i, j)| self.size(*i, *j).1 < self.width).for_each(|tile| self.add_bias(part, tile));
+    }
+
+    /// Chains of no links are the +0 or the C that they start from.
+    fn without_links<O>(&self, part: &Part<'_, O>) {
+        for (i, j) in part.tiles() {
+            let (rows, columns) = self.size(i, j);
+            if self.product.gemm.start == Start::Zero {
+                part.c.rows(part.c.at(self, i, j), rows, columns, |_, row| row.fill(0.0));
+            }
+            self.add_bias(part, (i, j));
+        }
     }
 
     /// Tiles of one task, each walked from the first shard to the last. `room` holds the left siblings that wait, one
@@ -270,8 +281,8 @@ impl Cut<'_> {
             if !is_whole || k == 0 {
                 part.c.store(at, rows, columns, &edge, self.width);
             }
+            self.add_bias(part, (i, j));
         }
-        self.add_bias(part);
     }
 
     /// Floats of the left siblings that wait.
@@ -298,14 +309,18 @@ impl Cut<'_> {
         (a, &part.b[j * k * self.width + k0 * self.width..][..len * self.width])
     }
 
-    fn add_bias<O>(&self, part: &Part<'_, O>) {
-        let bias = self.product.bias;
-        if bias.is_empty() {
-            return;
+    /// Of a panel's columns; empty if there is none.
+    fn bias(&self, j: usize, columns: usize) -> &[f32] {
+        match self.product.bias {
+            [] => &[],
+            bias => &bias[self.n0 + j * self.width..][..columns],
         }
-        for (i, j) in part.tiles() {
-            let (rows, columns) = self.size(i, j);
-            let bias = &bias[self.n0 + j * self.width..][..columns];
+    }
+
+    fn add_bias<O>(&self, part: &Part<'_, O>, (i, j): (usize, usize)) {
+        let (rows, columns) = self.size(i, j);
+        let bias = self.bias(j, columns);
+        if !bias.is_empty() {
             part.c.rows(part.c.at(self, i, j), rows, columns, |_, row| {
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
             });

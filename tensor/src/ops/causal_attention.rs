@@ -152,30 +152,12 @@ fn lengthwise<'a, F: Real>(set: Set, rows: Rows<'a, F>, room: &'a mut [F::Operan
     Rows { data: room, stride: width, count, width }
 }
 
-vectorised! {
-    /// Copies rows transposed, as panels of (width, PANEL) with zeros behind the last row: sixteen by sixteen, so that
-    /// lines are written whole.
-    fn panels[T: Clone + Default](rows: Rows<'_, T>, to: &mut [T]) {
-        let width = rows.width;
-        for (first, panel) in (0..rows.count).step_by(LANES).zip(0..) {
-            let panel = &mut to[panel / 2 * PANEL * width + panel % 2 * LANES..];
-            for column in (0..width).step_by(LANES) {
-                let mut block: [[T; LANES]; LANES] = Default::default();
-                for (row, block) in (first..rows.count).zip(&mut block) {
-                    let from = &rows.get(row)[column..];
-                    match from.first_chunk::<LANES>() {
-                        Some(whole) => block.clone_from_slice(whole),
-                        None => block[..from.len()].clone_from_slice(from),
-                    }
-                }
-                for c in 0..LANES.min(width - column) {
-                    let line = panel[(column + c) * PANEL..].first_chunk_mut::<LANES>().expect("a panel's line");
-                    for (to, row) in line.iter_mut().zip(&block) {
-                        *to = row[c].clone();
-                    }
-                }
-            }
-        }
+/// Rows transposed, as panels of (operands along a row, PANEL) with zeros behind the last row.
+fn panels<F: Real>(set: Set, rows: Rows<'_, F>, to: &mut [F::Operand]) {
+    let of_panel = (rows.width.div_ceil(F::PER) * PANEL).max(1);
+    for (first, to) in (0..rows.count).step_by(PANEL).zip(to.chunks_exact_mut(of_panel)) {
+        let (data, count) = (&rows.data[first * rows.stride..], PANEL.min(rows.count - first));
+        F::panel(set, Rows { data, count, ..rows }, PANEL, to);
     }
 }
 
@@ -247,7 +229,7 @@ impl Rule for CausalAttention {
             let mut rest = take(&mut room.operands, panels_len + stack_len + along + padded);
             let (keys, values) = (cut(&mut rest, panels_len), cut(&mut rest, stack_len));
             let (along, last) = (cut(&mut rest, along), cut(&mut rest, padded));
-            panels(set, lengthwise(set, head.rows(qkv, 1, 0..group.end), along), keys);
+            panels(set, head.rows(qkv, 1, 0..group.end), keys);
             F::crosswise(set, head.rows(qkv, 2, 0..group.end), padded, values);
             for queries in s.tiles(group) {
                 let (rows, seen) = (queries.len(), queries.end);
@@ -374,9 +356,9 @@ impl Rule for CausalAttentionGrad {
             let k = cut(&mut rest, of_head);
             let [q, dy] = std::array::from_fn(|_| cut(&mut rest, of_tile));
             let [along, across] = [along, s.scores_len()].map(|len| cut(&mut rest, len));
-            panels(set, lengthwise(set, head.rows(qkv, 1, 0..s.tokens), along), keys);
+            panels(set, head.rows(qkv, 1, 0..s.tokens), keys);
             F::crosswise(set, head.rows(qkv, 1, 0..s.tokens), padded, k);
-            panels(set, lengthwise(set, head.rows(qkv, 2, 0..s.tokens), along), values);
+            panels(set, head.rows(qkv, 2, 0..s.tokens), values);
             dk.fill(F::ZERO);
             dv.fill(F::ZERO);
             for queries in s.tiles(0..s.tokens) {
