@@ -2,24 +2,43 @@
 //!
 //! A fused kernel rounds in registers where the ops by themselves would, so this only ever changes the time.
 
-use crate::graph::{Graph, Source, Value};
-use crate::ops::{BatchNorm, Op};
+use crate::graph::{Graph, Node, Source, Value};
+use crate::ops::{BatchNorm, MaxPool, Op};
 
 /// Before the gradients are derived, which follow the fused ops. `kept` are values that are read from outside.
 pub(crate) fn fuse(graph: &mut Graph, kept: &[Value]) {
     let mut readers = vec![0usize; graph.values.len()];
     graph.nodes.iter().flat_map(|node| &node.inputs).chain(kept).for_each(|v| readers[v.0] += 1);
     for at in 0..graph.nodes.len() {
-        if !matches!(graph.nodes[at].op, Op::Relu(_)) || readers[graph.nodes[at].inputs[0].0] != 1 {
-            continue;
-        }
-        let before = graph.nodes[at].inputs[0];
+        let Node { op: second, inputs, .. } = &graph.nodes[at];
+        let second = match second {
+            Op::Relu(_) => Second::Relu,
+            Op::MaxPool(pool) if (pool.kernel, pool.stride) == (2, 2) => Second::Pool(*pool),
+            _ => continue,
+        };
+        let before = inputs[0];
         let Source::Node { node, output: 0 } = graph.source(before) else { continue };
-        if let Op::BatchNorm(BatchNorm { relu: relu @ false, .. }) = &mut graph.nodes[node].op {
-            *relu = true;
+        if readers[before.0] == 1 && takes(&mut graph.nodes[node].op, second) {
             swap(graph, node, at);
         }
     }
+}
+
+/// What another op may take in.
+#[derive(Clone, Copy)]
+enum Second {
+    Relu,
+    Pool(MaxPool),
+}
+
+/// Makes the second op part of the first, if the first can do that.
+fn takes(first: &mut Op, second: Second) -> bool {
+    match (first, second) {
+        (Op::BatchNorm(BatchNorm { relu: relu @ false, pool: None, .. }), Second::Relu) => *relu = true,
+        (Op::BatchNorm(BatchNorm { pool: pool @ None, .. }), Second::Pool(second)) => *pool = Some(second),
+        _ => return false,
+    }
+    true
 }
 
 /// The first node makes what the second one made. The second, which nobody reads any more, makes the value between
@@ -40,32 +59,42 @@ mod tests {
     use crate::{LeafKey, compile, network};
     use elastic_spec::batch::{Batch, DataShape};
 
-    /// Norm and ReLU; with `reads`, what is between them is read a second time, times zero.
+    /// Norm, ReLU and pool of an image with odd sides; with `reads`, what is between them is read a second time, times
+    /// zero.
     struct Net {
         reads: bool,
     }
 
     impl Module for Net {
         fn forward(&self, nn: &Scope, x: Tensor) -> Result<Tensor> {
-            let x = nn.linear("in", &x, 20)?;
-            let x = nn.batch_norm("norm", &x)?;
-            let y = x.relu();
-            let y = if self.reads { y.add(&x.scale(0.0))? } else { y };
-            nn.linear("out", &y, nn.outputs())
+            let again = |x: Tensor| if self.reads { x.add(&x.scale(0.0)) } else { Ok(x) };
+            let x = nn.linear("in", &x, 70)?.reshape(&[x.shape()[0], 2, 5, 7])?;
+            let x = again(nn.batch_norm("norm", &x)?)?;
+            let x = again(x.relu())?.max_pool(2, 2)?.flatten()?;
+            let x = nn.batch_norm("flat", &x)?;
+            let x = again(x)?.relu();
+            nn.linear("out", &x, nn.outputs())
         }
     }
 
     const DATA: DataShape = DataShape::Features { features: 6, classes: 3 };
 
-    fn relus(net: &Net) -> usize {
+    /// Norms that took in a ReLU, and a pool.
+    fn fused(net: &Net) -> (usize, usize) {
         let graph = network::trace(net, &DATA, 4, crate::nn::Mode::Train).unwrap().graph;
-        graph.nodes.iter().filter(|n| matches!(&n.op, Op::BatchNorm(norm) if norm.relu)).count()
+        let norms = || {
+            graph.nodes.iter().filter_map(|n| match &n.op {
+                Op::BatchNorm(norm) => Some(norm),
+                _ => None,
+            })
+        };
+        (norms().filter(|norm| norm.relu).count(), norms().filter(|norm| norm.pool.is_some()).count())
     }
 
     #[test]
-    fn a_relu_behind_a_norm_becomes_part_of_it_with_the_same_bits() {
-        assert_eq!(relus(&Net { reads: false }), 1);
-        assert_eq!(relus(&Net { reads: true }), 0, "what others read stays");
+    fn a_relu_and_a_pool_behind_a_norm_become_part_of_it_with_the_same_bits() {
+        assert_eq!(fused(&Net { reads: false }), (2, 1));
+        assert_eq!(fused(&Net { reads: true }), (0, 0), "what others read stays");
         let run = |net: &Net| {
             let network = compile(net, &DATA, 4).unwrap();
             let batch = Batch {

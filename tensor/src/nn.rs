@@ -169,7 +169,7 @@ impl Scope {
             Mode::Train => {
                 let targets = x.with(self.targets);
                 let outputs = at.apply(
-                    Op::BatchNorm(ops::BatchNorm { eps, relu: false }),
+                    Op::BatchNorm(ops::BatchNorm { eps, relu: false, pool: None }),
                     x,
                     &[&scale, &shift, &mean, &targets],
                 )?;

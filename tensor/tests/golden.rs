@@ -87,7 +87,7 @@ fn norms() {
     check("layer_norm", 0.0, |g, x, _| apply(g, Op::LayerNorm(LayerNorm { eps: 1e-5 }), x));
     check("batch_norm", 0.0, |g, x, targets| {
         // The running mean only shifts the moments, which are not looked at: any value will do.
-        apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5, relu: false }), &[x[0], x[1], x[2], x[2], targets])
+        apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5, relu: false, pool: None }), &[x[0], x[1], x[2], x[2], targets])
     });
 }
 

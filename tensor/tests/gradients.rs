@@ -121,7 +121,7 @@ fn pools() {
 #[test]
 fn batch_norm_counts_valid_samples_only() {
     let norm: Build = |g, x, targets| {
-        apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5, relu: false }), &[x[0], x[1], x[2], x[3], targets])
+        apply(g, Op::BatchNorm(BatchNorm { eps: 1e-5, relu: false, pool: None }), &[x[0], x[1], x[2], x[3], targets])
     };
     for targets in [[1, 0, 2, 1], [1, -1, 0, -1], [0, -1, -1, -1]] {
         check_with(&[&[4, 3, 2, 5], &[3], &[3], &[3]], Ints::new(&[4], &targets), 0.0, norm);

@@ -6,12 +6,15 @@
 //! targets: their sum over all shards is all that `optim` needs. Moments about a near centre do not cancel.
 //!
 //! A task is a channel: its planes, some 256 KiB of a usual batch, are read from memory once and then from the cache.
-//! Sums run over sixteen lanes, plane by plane. A ReLU that follows is part of the op (`fuse`), in both directions.
+//! Sums run over sixteen lanes, plane by plane. A ReLU that follows is part of the op, and so is a max pool of squares of
+//! two behind it (`fuse`), in both directions: the image between them is never written.
 //!
 //! Pooled, n values a shard and N in the whole batch, biased variances fall short of the batch's unbiased one
 //! by 1/N on average. The factor 1 + n / (N (n - 1)) on each shard's makes up for it; with one shard it is
 //! n / (n - 1), PyTorch's. N is taken from the scale, 1/B.
 
+use super::max_pool::{largest_of_squares, to_winners_of_squares};
+use super::windows::Windows;
 use super::*;
 use crate::real::{LANES, fold};
 use crate::simd::{Set, prefetch, vectorised};
@@ -24,6 +27,8 @@ pub struct BatchNorm {
     pub eps: f64,
     /// Whether y goes through a ReLU.
     pub relu: bool,
+    /// What y goes through then: squares of two, side by side.
+    pub pool: Option<MaxPool>,
 }
 
 /// x as (sample, channel, plane).
@@ -39,15 +44,35 @@ impl Planes {
         Planes { samples: x.shape[0], channels: x.shape[1], plane: x.shape[2..].iter().product() }
     }
 
-    /// The channel's plane of the next sample: nothing after the last one.
+    fn channel<F>(self, x: &[F], channel: usize) -> OneOf<'_, F> {
+        OneOf { planes: self, x, channel }
+    }
+}
+
+/// The planes of one channel.
+#[derive(Clone, Copy)]
+struct OneOf<'a, F> {
+    planes: Planes,
+    x: &'a [F],
+    channel: usize,
+}
+
+impl<'a, F> OneOf<'a, F> {
     #[inline(always)]
-    fn next<F>(self, x: &[F], sample: usize, channel: usize) -> &[F] {
-        if sample + 1 < self.samples { self.at(x, sample + 1, channel) } else { &[] }
+    fn samples(self) -> std::ops::Range<usize> {
+        0..self.planes.samples
     }
 
     #[inline(always)]
-    fn at<F>(self, x: &[F], sample: usize, channel: usize) -> &[F] {
-        &x[(sample * self.channels + channel) * self.plane..][..self.plane]
+    fn at(self, sample: usize) -> &'a [F] {
+        let Planes { channels, plane, .. } = self.planes;
+        &self.x[(sample * channels + self.channel) * plane..][..plane]
+    }
+
+    /// The plane of the next sample: nothing after the last one.
+    #[inline(always)]
+    fn next(self, sample: usize) -> &'a [F] {
+        if sample + 1 < self.planes.samples { self.at(sample + 1) } else { &[] }
     }
 }
 
@@ -99,19 +124,19 @@ macro_rules! add_plane {
 
 vectorised! {
     /// Mean and biased variance of a channel over `count` elements of its valid samples.
-    fn statistics[F: Real](planes: Planes, x: &[F], c: usize, valid: Valid<'_>, count: F) -> (F, F) {
+    fn statistics[F: Real](x: OneOf<'_, F>, valid: Valid<'_>, count: F) -> (F, F) {
         let mut total = [F::ZERO; LANES];
-        for sample in 0..planes.samples {
+        for sample in x.samples() {
             if valid.is(sample) {
-                let (plane, after) = (planes.at(x, sample, c), planes.next(x, sample, c));
+                let (plane, after) = (x.at(sample), x.next(sample));
                 add_plane!(total, (x in plane, then after), x);
             }
         }
         let mean = fold(total) / count;
         let mut total = [F::ZERO; LANES];
-        for sample in 0..planes.samples {
+        for sample in x.samples() {
             if valid.is(sample) {
-                add_plane!(total, (x in planes.at(x, sample, c), then &[0u8; 0][..]), (x - mean) * (x - mean));
+                add_plane!(total, (x in x.at(sample), then &[0u8; 0][..]), (x - mean) * (x - mean));
             }
         }
         (mean, fold(total) / count)
@@ -144,20 +169,38 @@ impl<F: Real> Affine<F> {
 }
 
 vectorised! {
-    fn normalise[F: Real](planes: Planes, x: &[F], c: usize, affine: Affine<F>, y: &mut Channel<'_, F>) {
-        for sample in 0..planes.samples {
-            y.plane(sample).iter_mut().zip(planes.at(x, sample, c)).for_each(|(y, x)| *y = affine.of(*x));
+    fn normalise[F: Real](x: OneOf<'_, F>, affine: Affine<F>, y: &mut Channel<'_, F>) {
+        for sample in x.samples() {
+            y.plane(sample).iter_mut().zip(x.at(sample)).for_each(|(y, x)| *y = affine.of(*x));
+        }
+    }
+}
+
+vectorised! {
+    /// `normalise` and a pool of squares.
+    fn normalise_and_pool[F: Real](x: OneOf<'_, F>, affine: Affine<F>, windows: Windows, y: &mut Channel<'_, F>) {
+        for sample in x.samples() {
+            largest_of_squares(windows, x.at(sample), y.plane(sample), |x| affine.of(x));
+        }
+    }
+}
+
+vectorised! {
+    /// The pool's gradient: that of each square goes to its winner.
+    fn unpool[F: Real](x: OneOf<'_, F>, dy: OneOf<'_, F>, affine: Affine<F>, windows: Windows, to: &mut [F]) {
+        for (sample, to) in x.samples().zip(to.chunks_exact_mut(windows.image_len())) {
+            to_winners_of_squares(windows, x.at(sample), dy.at(sample), to, |x| affine.of(x));
         }
     }
 }
 
 vectorised! {
     /// Sums over a channel of dy and of dy · (x - mean) · rstd.
-    fn gradient_sums[F: Real](planes: Planes, x: &[F], dy: &[F], c: usize, affine: Affine<F>) -> (F, F) {
+    fn gradient_sums[F: Real](x: OneOf<'_, F>, dy: OneOf<'_, F>, affine: Affine<F>) -> (F, F) {
         let (mut along, mut across) = ([F::ZERO; LANES], [F::ZERO; LANES]);
-        for sample in 0..planes.samples {
-            let (after, dy_after) = (planes.next(x, sample, c), planes.next(dy, sample, c));
-            let (x, dy) = (planes.at(x, sample, c), planes.at(dy, sample, c));
+        for sample in x.samples() {
+            let (after, dy_after) = (x.next(sample), dy.next(sample));
+            let (x, dy) = (x.at(sample), dy.at(sample));
             add_plane!(along, (x in x, then after; dy in dy, then dy_after), affine.passed(x, dy));
             let none = &[0u8; 0][..];
             add_plane!(across, (x in x, then none; dy in dy, then none), affine.passed(x, dy) * ((x - affine.mean) * affine.rstd));
@@ -169,10 +212,8 @@ vectorised! {
 vectorised! {
     /// dx of a channel, of whose sums a sample takes `share`.
     fn gradients[F: Real](
-        planes: Planes,
-        x: &[F],
-        dy: &[F],
-        c: usize,
+        x: OneOf<'_, F>,
+        dy: OneOf<'_, F>,
         affine: Affine<F>,
         sums: (F, F),
         share: F,
@@ -180,15 +221,23 @@ vectorised! {
         dx: &mut Channel<'_, F>,
     ) {
         let factor = affine.scale * affine.rstd;
-        for sample in 0..planes.samples {
+        for sample in x.samples() {
             let share = if valid.is(sample) { share } else { F::ZERO };
             let (along, across) = (sums.0 * share, sums.1 * share);
-            let inputs = planes.at(x, sample, c).iter().zip(planes.at(dy, sample, c));
+            let inputs = x.at(sample).iter().zip(dy.at(sample));
             for (dx, (x, dy)) in dx.plane(sample).iter_mut().zip(inputs) {
                 let dy = affine.passed(*x, *dy);
                 *dx = factor * (dy - along - (*x - affine.mean) * affine.rstd * across);
             }
         }
+    }
+}
+
+/// The shape of y: that of x, or of its pool.
+fn pooled(pool: Option<MaxPool>, x: &Type) -> Result<Type, String> {
+    match pool {
+        None => Ok(x.clone()),
+        Some(pool) => Ok(Type::float(&pool.out(x)?)),
     }
 }
 
@@ -212,14 +261,14 @@ impl Rule for BatchNorm {
             return Err(format!("axis 0 (sample) of the input {} and of the targets {} differ", x[0], x[4]));
         }
         let channel = Type::float(&x[0].shape[1..2]);
-        Ok(vec![x[0].clone(), channel.clone(), channel.clone(), channel.clone(), channel])
+        Ok(vec![pooled(self.pool, x[0])?, channel.clone(), channel.clone(), channel.clone(), channel])
     }
 
     fn gradient(&self, graph: &mut Graph, node: &Node, dy: &[Option<Value>]) -> Result<Grads, ShapeError> {
         let Some(dy) = dy[0] else { return Ok(vec![None; 5]) };
         let [x, scale, shift, _, targets] = node.inputs[..] else { unreachable!("`infer` saw five inputs") };
         let inputs = [x, scale, node.outputs[1], node.outputs[2], dy, targets, shift];
-        let op = Op::BatchNormGrad(BatchNormGrad { relu: self.relu });
+        let op = Op::BatchNormGrad(BatchNormGrad { relu: self.relu, pool: self.pool });
         let grads = graph.apply(op, &node.path, &inputs)?;
         Ok(vec![Some(grads[0]), Some(grads[1]), Some(grads[2]), None, None])
     }
@@ -227,7 +276,8 @@ impl Rule for BatchNorm {
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [y, mean, rstd, moment1, moment2, ..] = io.y;
         let [x, scale, shift, running, ..] = io.x;
-        let (planes, targets) = (Planes::of(&io.types[0]), io.ints[4]);
+        let (planes, out, targets) = (Planes::of(&io.types[0]), Planes::of(&io.out_types[0]), io.ints[4]);
+        let windows = self.pool.map(|pool| Windows::new(pool, &io.types[0]));
         if planes.channels == 0 {
             return;
         }
@@ -241,18 +291,22 @@ impl Rule for BatchNorm {
         let mut found = std::mem::take(&mut io.work.rooms[0].parts);
         let found_here = take(&mut found, planes.channels * 4);
         let Work { team, rooms } = io.work;
-        team.channels((y, planes.channels, planes.plane), (found_here, 4), |c, mut y, found| {
+        team.channels_in(rooms, (y, out.channels, out.plane), (found_here, 4), |_, c, mut y, found| {
+            let x = planes.channel(x, c);
             // A shard of padding alone has no statistics: its output is the shift, its gradient nothing. With a
             // variance of 0 each norm would multiply by 316, and twenty in a row reach infinity.
             let mut here = [running[c], F::ZERO, F::ZERO, F::ZERO];
             if count > F::ZERO {
-                let (m, var) = statistics(set, planes, x, c, valid, count);
+                let (m, var) = statistics(set, x, valid, count);
                 let off = m - running[c];
                 here = [m, F::ONE / (var + eps).sqrt(), weight * off, weight * (var * bessel + off * off)];
             }
             found.copy_from_slice(&here);
             let affine = Affine { mean: here[0], rstd: here[1], scale: scale[c], shift: shift[c], relu: self.relu };
-            normalise(set, planes, x, c, affine, &mut y);
+            match windows {
+                None => normalise(set, x, affine, &mut y),
+                Some(windows) => normalise_and_pool(set, x, affine, windows, &mut y),
+            }
         });
         for (c, found) in found_here.chunks_exact(4).enumerate() {
             (mean[c], rstd[c], moment1[c], moment2[c]) = (found[0], found[1], found[2], found[3]);
@@ -265,20 +319,22 @@ impl Rule for BatchNorm {
 #[derive(Clone, Debug)]
 pub struct BatchNormGrad {
     pub relu: bool,
+    pub pool: Option<MaxPool>,
 }
 
 impl Rule for BatchNormGrad {
     const NAME: &'static str = "batch norm gradient";
 
     fn infer(&self, x: &[&Type]) -> Result<Vec<Type>, String> {
-        expect(x, 4, "the gradient", &x[0].shape)?;
+        expect(x, 4, "the gradient", &pooled(self.pool, x[0])?.shape)?;
         Ok(vec![x[0].clone(), x[1].clone(), x[1].clone()])
     }
 
     fn run<F: Real>(&self, io: Io<'_, F>) {
         let [dx, dscale, dshift, ..] = io.y;
         let [x, scale, mean, rstd, dy, _, shift, ..] = io.x;
-        let planes = Planes::of(&io.types[0]);
+        let (planes, of_dy) = (Planes::of(&io.types[0]), Planes::of(&io.types[4]));
+        let windows = self.pool.map(|pool| Windows::new(pool, &io.types[0]));
         if planes.channels == 0 {
             return;
         }
@@ -288,16 +344,27 @@ impl Rule for BatchNormGrad {
         let set = Set::best();
         let mut found = std::mem::take(&mut io.work.rooms[0].parts);
         let found_here = take(&mut found, planes.channels * 2);
-        io.work.team.channels((dx, planes.channels, planes.plane), (found_here, 2), |c, mut dx, found| {
+        let Work { team, rooms } = io.work;
+        team.channels_in(rooms, (dx, planes.channels, planes.plane), (found_here, 2), |room, c, mut dx, found| {
+            let (x, dy) = (planes.channel(x, c), of_dy.channel(dy, c));
             let affine = Affine { mean: mean[c], rstd: rstd[c], scale: scale[c], shift: shift[c], relu: self.relu };
-            let sums = gradient_sums(set, planes, x, dy, c, affine);
+            let dy = match windows {
+                None => dy,
+                // Made once for both passes: a channel's planes lie in the cache.
+                Some(windows) => {
+                    let wide = take(&mut room.columns, planes.samples * planes.plane);
+                    unpool(set, x, dy, affine, windows, wide);
+                    Planes { channels: 1, ..planes }.channel(&*wide, 0)
+                }
+            };
+            let sums = gradient_sums(set, x, dy, affine);
             found.copy_from_slice(&[sums.0, sums.1]);
-            gradients(set, planes, x, dy, c, affine, sums, share, valid, &mut dx);
+            gradients(set, x, dy, affine, sums, share, valid, &mut dx);
         });
         for (c, found) in found_here.chunks_exact(2).enumerate() {
             (dshift[c], dscale[c]) = (found[0], found[1]);
         }
-        io.work.rooms[0].parts = found;
+        rooms[0].parts = found;
     }
 }
 
@@ -325,7 +392,7 @@ impl Rule for BatchNormEval {
             for (c, y) in y.chunks_exact_mut(planes.plane.max(1)).enumerate() {
                 let rstd = F::ONE / (var[c] + eps).sqrt();
                 let affine = Affine { mean: mean[c], rstd, scale: scale[c], shift: shift[c], relu: false };
-                each::map_chunk(set, y, planes.at(x, sample, c), |x| affine.of(x));
+                each::map_chunk(set, y, planes.channel(x, c).at(sample), |x| affine.of(x));
             }
         });
     }

@@ -57,12 +57,7 @@ vectorised! {
         let planes = y.chunks_exact_mut(windows.out_len()).zip(x.chunks_exact(windows.image_len()));
         for (y, x) in planes {
             if windows.are_squares_of_two() {
-                let pairs = x.chunks_exact(2 * windows.image.1).zip(y.chunks_exact_mut(windows.out.1));
-                for (lines, y) in pairs {
-                    let (above, below) = lines.split_at(windows.image.1);
-                    let squares = above.as_chunks::<2>().0.iter().zip(below.as_chunks::<2>().0);
-                    y.iter_mut().zip(squares).for_each(|(y, (above, below))| *y = winner_of_four(above, below).0);
-                }
+                largest_of_squares(windows, x, y, |x| x);
                 continue;
             }
             for (out, first, len) in windows.lines() {
@@ -73,6 +68,49 @@ vectorised! {
                     for (best, x) in best.iter_mut().zip(&*candidates) {
                         *best = if wins(*x, *best) { *x } else { *best };
                     }
+                }
+            }
+        }
+    }
+}
+
+/// The largest `of(x)` of each square of two of a plane.
+#[inline(always)]
+pub(super) fn largest_of_squares<F: Real>(windows: Windows, x: &[F], y: &mut [F], of: impl Fn(F) -> F) {
+    let pairs = x.chunks_exact(2 * windows.image.1).zip(y.chunks_exact_mut(windows.out.1));
+    for (lines, y) in pairs {
+        let (above, below) = lines.split_at(windows.image.1);
+        let squares = above.as_chunks::<2>().0.iter().zip(below.as_chunks::<2>().0);
+        for (y, (above, below)) in y.iter_mut().zip(squares) {
+            *y = winner_of_four(&[of(above[0]), of(above[1])], &[of(below[0]), of(below[1])]).0;
+        }
+    }
+}
+
+/// Gradients of a plane of which each square's largest `of(x)` gets its own, and the others zero.
+#[inline(always)]
+pub(super) fn to_winners_of_squares<F: Real>(windows: Windows, x: &[F], dy: &[F], dx: &mut [F], of: impl Fn(F) -> F) {
+    // What lies outside the squares.
+    if !windows.image.0.is_multiple_of(2) || !windows.image.1.is_multiple_of(2) {
+        dx.fill(F::ZERO);
+    }
+    let width = windows.image.1;
+    let mut winners = [0u32; LINE];
+    let lines = dx.chunks_exact_mut(2 * width).zip(x.chunks_exact(2 * width));
+    for ((dx, x), dy) in lines.zip(dy.chunks_exact(windows.out.1)) {
+        let (above, below) = x.split_at(width);
+        for (piece, dy) in dy.chunks(LINE).enumerate() {
+            let at = 2 * LINE * piece;
+            let squares = above[at..].as_chunks::<2>().0.iter().zip(below[at..].as_chunks::<2>().0);
+            for (winner, (above, below)) in winners[..dy.len()].iter_mut().zip(squares) {
+                *winner = winner_of_four(&[of(above[0]), of(above[1])], &[of(below[0]), of(below[1])]).1;
+            }
+            // A line at a time: with two to write to, compilers do not see that they lie apart.
+            for (first, dx) in [0, 2].into_iter().zip(dx.chunks_exact_mut(width)) {
+                let pairs = dx[at..].as_chunks_mut::<2>().0.iter_mut();
+                for ((dx, winner), dy) in pairs.zip(&winners).zip(dy) {
+                    dx[0] = if *winner == first { F::ZERO + *dy } else { F::ZERO };
+                    dx[1] = if *winner == first + 1 { F::ZERO + *dy } else { F::ZERO };
                 }
             }
         }
@@ -128,23 +166,11 @@ vectorised! {
         let (mut best, mut candidates, mut winners) = ([F::ZERO; LINE], [F::ZERO; LINE], [0u32; LINE]);
         let inputs = x.chunks_exact(windows.image_len()).zip(dy.chunks_exact(windows.out_len()));
         for (dx, (x, dy)) in dx.chunks_exact_mut(windows.image_len()).zip(inputs) {
-            dx.fill(F::ZERO);
             if windows.are_squares_of_two() {
-                let lines = dx.chunks_exact_mut(2 * windows.image.1).zip(x.chunks_exact(2 * windows.image.1));
-                for ((dx, x), dy) in lines.zip(dy.chunks_exact(windows.out.1)) {
-                    let (above, below) = x.split_at(windows.image.1);
-                    // A line at a time: with two to write to, compilers do not see that they lie apart.
-                    for (first, dx) in [0, 2].into_iter().zip(dx.chunks_exact_mut(windows.image.1)) {
-                        let squares = above.as_chunks::<2>().0.iter().zip(below.as_chunks::<2>().0);
-                        for ((dx, square), dy) in dx.as_chunks_mut::<2>().0.iter_mut().zip(squares).zip(dy) {
-                            let winner = winner_of_four(square.0, square.1).1;
-                            dx[0] = if winner == first { F::ZERO + *dy } else { F::ZERO };
-                            dx[1] = if winner == first + 1 { F::ZERO + *dy } else { F::ZERO };
-                        }
-                    }
-                }
+                to_winners_of_squares(windows, x, dy, dx, |x| x);
                 continue;
             }
+            dx.fill(F::ZERO);
             for (out, first, len) in windows.lines() {
                 let (best, winners, candidates) = (&mut best[..len], &mut winners[..len], &mut candidates[..len]);
                 windows.gather(&x[first..], best);

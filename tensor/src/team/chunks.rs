@@ -54,27 +54,29 @@ impl<T> Channel<'_, T> {
     /// The channel's plane of a sample.
     pub fn plane(&mut self, sample: usize) -> &mut [T] {
         assert!(sample < self.samples, "the channel has a plane for each sample");
-        // SAFETY: inside the slice that `Team::channels` was given, and of the one channel that this task has.
+        // SAFETY: inside the slice that `Team::channels_in` was given, and of the one channel that this task has.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(sample * self.stride), self.plane) }
     }
 }
 
 impl Team {
-    /// Calls `work(channel, its planes, its part of z)` for each channel of `y`, a (sample, channel, plane).
-    pub fn channels<T: Send, U: Send>(
+    /// Calls `work(room, channel, its planes, its part of z)` for each channel of `y`, a (sample, channel, plane), with a
+    /// room for each thread.
+    pub fn channels_in<R: Send, T: Send, U: Send>(
         &self,
+        rooms: &mut [R],
         (y, channels, plane): (&mut [T], usize, usize),
         (z, z_chunk): (&mut [U], usize),
-        work: impl Fn(usize, Channel<'_, T>, &mut [U]) + Sync,
+        work: impl Fn(&mut R, usize, Channel<'_, T>, &mut [U]) + Sync,
     ) {
         let stride = channels * plane;
         let samples = y.len() / stride.max(1);
         let (y, z) = (Chunks::new(y, plane.max(1)), Chunks::new(z, z_chunk));
         assert_eq!(z.count(), channels, "each channel has its part");
-        self.run(channels, &|_, c| {
+        self.run_in(rooms, channels, |room, c| {
             let planes = Channel { start: y.after(c * plane), samples, stride, plane, slice: PhantomData };
             // SAFETY: `run` runs each task once.
-            work(c, planes, unsafe { z.get(c) });
+            work(room, c, planes, unsafe { z.get(c) });
         });
     }
 
@@ -156,7 +158,7 @@ mod tests {
         let team = Team::new(3);
         for (samples, channels, plane) in [(2, 3, 4), (1, 1, 1), (0, 2, 5), (5, 7, 1)] {
             let (mut y, mut z) = (vec![0; samples * channels * plane], vec![0; channels]);
-            team.channels((&mut y, channels, plane), (&mut z, 1), |c, mut planes, z| {
+            team.channels_in(&mut [(); 3], (&mut y, channels, plane), (&mut z, 1), |(), c, mut planes, z| {
                 z[0] += c;
                 (0..samples).for_each(|s| planes.plane(s).iter_mut().for_each(|y| *y += 1 + s * channels + c));
             });
