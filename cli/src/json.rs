@@ -14,6 +14,7 @@ pub fn job(status: &JobStatus) -> Value {
             "grad_norm": m.grad_norm,
             "skipped": m.skipped,
             "step_us": m.step_us,
+            "input_wait_us": m.input_wait_us,
             "validation": m.validation.map(|(step, tail)| json!({
                 "step": step,
                 "loss": show::mean_loss(tail),

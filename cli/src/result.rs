@@ -18,6 +18,8 @@ pub struct Line<'a> {
     run_dir: &'a str,
     views: u64,
     stall_ms: Stall,
+    /// Mean of the last steps.
+    input_wait_us: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,6 +78,7 @@ impl Ending<'_> {
             run_dir: &status.run_dir,
             views: status.views,
             stall_ms: Stall { p50: percentile(&status.stalls_ms, 50), p99: percentile(&status.stalls_ms, 99) },
+            input_wait_us: status.metrics.map(|m| m.input_wait_us),
         }
     }
 
@@ -222,7 +225,7 @@ mod tests {
             format!(
                 "{{\"job\":\"digits-3f2a\",\"state\":\"succeeded\",\"steps\":420,\"validation\":{{\"loss\":0.1,\
                  \"accuracy\":0.98}},\"weights_sha256\":\"{digest}\",\"run_dir\":\"/runs/digits-3f2a\",\"views\":2,\
-                 \"stall_ms\":{{\"p50\":20,\"p99\":30}}}}"
+                 \"stall_ms\":{{\"p50\":20,\"p99\":30}},\"input_wait_us\":0}}"
             )
         );
     }

@@ -236,6 +236,7 @@ impl Wire for Metrics {
             skipped: pb.skipped,
             validation,
             step_us: pb.step_us,
+            input_wait_us: pb.input_wait_us,
         })
     }
 
@@ -249,6 +250,7 @@ impl Wire for Metrics {
             skipped: self.skipped,
             validation,
             step_us: self.step_us,
+            input_wait_us: self.input_wait_us,
         }
     }
 }

@@ -22,5 +22,13 @@ pub struct Batch {
     pub slots: Vec<u64>,
 }
 
+impl Batch {
+    /// Without samples, and with the memory that it has.
+    pub fn clear(&mut self) {
+        let Batch { features, tokens, targets, slots } = self;
+        (features.clear(), tokens.clear(), targets.clear(), slots.clear());
+    }
+}
+
 /// The target that losses, norms and metrics leave out.
 pub const IGNORE: i32 = -1;

@@ -125,6 +125,8 @@ pub struct Metrics {
     pub validation: Option<(Step, Tail)>,
     /// Median step time lately, in microseconds.
     pub step_us: u64,
+    /// Mean time lately that a step waited for its samples, in microseconds.
+    pub input_wait_us: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ mod coordinator_loss;
 mod disks;
 mod faults;
 mod groups;
+mod inputs;
 mod last_step;
 mod membership;
 mod netns;

@@ -11,6 +11,7 @@ const LONG: &[(&str, &str)] = &[];
 
 /// Files whose job is SIMD, a device or shared memory.
 const UNSAFE: &[(&str, &str)] = &[
+    ("tensor/src/gemm/pack_avx512.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/kernel.rs", "makes the loops of those"),
     ("tensor/src/gemm/avx2.rs", "vector instructions that the compiler does not choose by itself"),
     ("tensor/src/gemm/avx512.rs", "vector instructions that the compiler does not choose by itself"),

@@ -87,7 +87,7 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     let schedule = elastic_loader::schedule(&order.spec, &data).context("plan the steps")?;
     let samples = elastic_loader::Plan::from(&order.spec.train).shard_samples() as usize;
     let mut network = network(&order.spec, &data, samples, build)?;
-    let planned = Memory::plan(&order.spec, &*network);
+    let planned = Memory::plan(&order.spec, &data.shape(), &*network);
     tracing::info!("planned memory besides the data: {}", planned.words());
     planned.check(1, memory::room(), &order.spec).map_err(anyhow::Error::msg)?;
     elastic_tensor::freeze(network.layout_mut(), &order.spec.model.freeze).map_err(anyhow::Error::msg)?;

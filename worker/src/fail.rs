@@ -130,6 +130,7 @@ fn parse(text: &str) -> Result<Point> {
 pub const POINTS: &[&str] = &[
     "view-received",
     "before-compute",
+    "before-input",
     "after-leaf",
     "after-compute",
     "after-contribute",

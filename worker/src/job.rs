@@ -3,6 +3,7 @@
 //! Pure in (spec, data, state, round): no member, link or disk is known here. Where leaves are added up
 //! is the pool's and the member's business.
 
+use crate::inputs::Inputs;
 use crate::not_finite::NotFinite;
 use crate::rows::{self, Row};
 use crate::state::State;
@@ -67,12 +68,17 @@ impl Job {
         &self,
         scratch: &mut (dyn Any + Send),
         floats: &[f32],
-        round: Round,
-        unit: TreeNode,
+        (round, unit): (Round, TreeNode),
+        inputs: &Inputs,
         out: &mut [f32],
     ) -> Tail {
         match self.schedule.kind(round) {
-            Kind::Train(step) => self.network.sum(scratch, floats, &self.batch(step, unit), self.key(step), out),
+            Kind::Train(step) => {
+                let batch = inputs.take(self, step, unit);
+                let tail = self.network.sum(scratch, floats, &batch, self.key(step), out);
+                inputs.give_back(batch);
+                tail
+            }
             Kind::Validate(_) => self.validate(scratch, floats, unit),
         }
     }
@@ -80,10 +86,16 @@ impl Job {
     /// The samples of a unit's shards, one behind the other.
     pub fn batch(&self, step: Step, unit: TreeNode) -> Batch {
         let mut batch = Batch::default();
-        for shard in unit.range() {
-            append(&mut batch, self.data.train_batch(&self.plan, step, Shard(shard)));
-        }
+        self.batch_into(step, unit, &mut batch);
         batch
+    }
+
+    /// The same in the place of what `batch` holds.
+    pub fn batch_into(&self, step: Step, unit: TreeNode, batch: &mut Batch) {
+        batch.clear();
+        for shard in unit.range() {
+            self.data.add_train_batch(&self.plan, step, Shard(shard), batch);
+        }
     }
 
     /// The sum of a unit's leaves of a step, with a look at each op; None where the network cannot show its ops.

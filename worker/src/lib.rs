@@ -11,16 +11,19 @@
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
 //! | [`memory`], [`profile`] | what a worker will hold, and where the time of a step goes: without a cluster |
 //! | [`not_finite`] | a step whose gradient is not finite: what is told of it |
+//! | [`ahead`], [`inputs`] | batches, made ahead of their steps beside it |
 //! | [`sums`] | owned chunks, added up beside it |
 //! | [`publisher`], [`contents`], [`rows`], [`run_dir`] | checkpoints and the event log, written beside it |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
 mod agent_link;
+mod ahead;
 mod boot;
 mod contents;
 mod env;
 mod fail;
 mod fault;
+mod inputs;
 mod job;
 mod member_loop;
 pub mod memory;
@@ -235,6 +238,8 @@ impl Seat {
             &self.alarm,
             self.answer.clone(),
         );
+        let inputs = shared.clone();
+        self.alarm.thread("inputs", move || inputs.inputs.make_ahead(&inputs.job));
         let (failing, run_dir_id) = (publisher.failing.clone(), run_dir::id(self.order.run_dir()));
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));

@@ -3,7 +3,9 @@
 //! The plan follows from the spec and the network alone. It leaves out the data, which every worker reads whole, and
 //! what a process has anyway.
 
+use crate::ahead::batches_max;
 use crate::job::unit_of;
+use elastic_spec::batch::DataShape;
 use elastic_spec::job::{JobSpec, ModelKind, Optimizer};
 use elastic_spec::limits::{LOG_BYTES_MAX, LOG_ROUNDS_MAX};
 use elastic_tensor::{Network, moments_of};
@@ -22,6 +24,8 @@ pub struct Memory {
     pub gradient_bytes: u64,
     /// Activations and their gradients, of the largest unit of shards.
     pub arena_bytes: u64,
+    /// Batches that are ready, being made or in use.
+    pub input_bytes: u64,
     /// The copy of state and moments from which a checkpoint is written.
     pub checkpoint_bytes: u64,
     /// Reduced rounds, kept for members that are behind; at most.
@@ -29,7 +33,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn plan(spec: &JobSpec, network: &dyn Network) -> Memory {
+    pub fn plan(spec: &JobSpec, shape: &DataShape, network: &dyn Network) -> Memory {
         let layout = network.layout();
         let shards = usize::from(spec.train.shards);
         let unit = unit_of(network, shards);
@@ -41,6 +45,7 @@ impl Memory {
             optimizer_bytes: optimizer,
             gradient_bytes: gradient * (3 + levels),
             arena_bytes: 4 * network.arena_floats(unit) as u64,
+            input_bytes: batch_bytes(spec, shape, unit) * batches_max(shards / unit) as u64,
             checkpoint_bytes: state + optimizer,
             log_bytes: (gradient * LOG_ROUNDS_MAX as u64).min(LOG_BYTES_MAX as u64),
         }
@@ -56,15 +61,16 @@ impl Memory {
         let samples = elastic_loader::Plan::from(&spec.train).shard_samples() as usize;
         let network = elastic_models::build_in(spec.train.dtype, &spec.model.kind, &shape, samples)
             .map_err(anyhow::Error::msg)?;
-        Ok(Some(Memory::plan(spec, &*network)))
+        Ok(Some(Memory::plan(spec, &shape, &*network)))
     }
 
-    fn parts(&self) -> [(&'static str, u64); 6] {
+    fn parts(&self) -> [(&'static str, u64); 7] {
         [
             ("state", self.state_bytes),
             ("optimizer", self.optimizer_bytes),
             ("gradients", self.gradient_bytes),
             ("arena", self.arena_bytes),
+            ("inputs", self.input_bytes),
             ("checkpoint copy", self.checkpoint_bytes),
             ("log of rounds", self.log_bytes),
         ]
@@ -114,6 +120,17 @@ impl Memory {
         cures.push("take a smaller model, or a machine with more memory".to_string());
         cures.join(", or ")
     }
+}
+
+/// Of a unit of so many shards.
+fn batch_bytes(spec: &JobSpec, shape: &DataShape, unit: usize) -> u64 {
+    let words = match shape {
+        DataShape::Features { features, .. } => features + 1,
+        DataShape::Tokens { context, .. } => 2 * context,
+    };
+    let samples = elastic_loader::Plan::from(&spec.train).shard_samples() * unit as u64;
+    // And the slot of each.
+    samples * (4 * words as u64 + 8)
 }
 
 /// What may still be taken, and whose bound it is.
@@ -209,6 +226,7 @@ mod tests {
         assert_eq!(memory.optimizer_bytes, 8 * params, "AdamW has two moments");
         assert_eq!(memory.gradient_bytes, 3 * 4 * params, "all shards are one unit");
         assert_eq!(memory.checkpoint_bytes, 12 * params);
+        assert_eq!(memory.input_bytes, 3 * 32 * (4 * 10 + 8), "one ahead, one in use, one being made");
         // The unit's 32 samples have at least their hidden layer and its gradient.
         assert!(memory.arena_bytes >= 2 * 4 * 32 * 100 && memory.arena_bytes < 1 << 20, "{memory:?}");
         let sgd = planned(&spec("global_batch = 32\noptimizer = \"sgd\""));

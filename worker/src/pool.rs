@@ -5,6 +5,7 @@
 //! ([`crate::job`]).
 
 use crate::fail;
+use crate::inputs::Inputs;
 use crate::job::Job;
 use crate::not_finite;
 use crate::state::State;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, RwLock};
 /// What the training thread and those that ask it share.
 pub struct Shared {
     pub job: Job,
+    pub inputs: Inputs,
     pub state: RwLock<State>,
     /// Rises with each unit: the hang watchdog looks at it.
     pub progress: AtomicU64,
@@ -38,7 +40,13 @@ pub struct Pool {
 
 impl Shared {
     pub fn new(job: Job, state: State) -> Arc<Shared> {
-        Arc::new(Shared { job, state: RwLock::new(state), progress: AtomicU64::new(0), spare: Mutex::new(Vec::new()) })
+        Arc::new(Shared {
+            inputs: Inputs::new(job.schedule.steps),
+            job,
+            state: RwLock::new(state),
+            progress: AtomicU64::new(0),
+            spare: Mutex::new(Vec::new()),
+        })
     }
 
     /// A vector of this length whose contents are to be overwritten.
@@ -92,7 +100,7 @@ impl Pool {
             }
             _ => {
                 let mut floats = shared.vector(shared.job.layout_of(round).floats);
-                let tail = shared.job.sum(self.scratch.as_mut(), state, round, node, &mut floats);
+                let tail = shared.job.sum(self.scratch.as_mut(), state, (round, node), &shared.inputs, &mut floats);
                 shared.progress.fetch_add(1, Ordering::Relaxed);
                 fail::point_in_training("after-leaf");
                 Sum { floats, tail }

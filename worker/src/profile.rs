@@ -104,7 +104,7 @@ pub fn profile(spec: &JobSpec, ask: &Ask) -> Result<Profile> {
     let schedule = elastic_loader::schedule(spec, &data).context("plan the steps")?;
     let samples = elastic_loader::Plan::from(&spec.train).shard_samples() as usize;
     let network = boot::network(spec, &data, samples, &None)?;
-    let memory = Memory::plan(spec, &*network);
+    let memory = Memory::plan(spec, &data.shape(), &*network);
     memory.check(1, memory::room(), spec).map_err(anyhow::Error::msg)?;
     // Steps alone, and enough of them.
     let steps = schedule.steps.max((WARM + ask.steps) as u64);

@@ -108,7 +108,7 @@ impl Trainer {
         shared.give_back(reduced);
         match shared.job.schedule.kind(round) {
             Kind::Train(_) => {
-                self.pace.step_done();
+                self.pace.step_done(shared.inputs.waited_us());
                 let state = shared.state.read().expect("the state is whole");
                 self.skipped += u64::from(state.rows.last().is_some_and(Row::was_skipped));
             }
@@ -144,6 +144,7 @@ impl Trainer {
             skipped: self.skipped,
             validation: self.validation,
             step_us: self.pace.median_us(),
+            input_wait_us: self.pace.mean_wait_us(),
         };
         *self.metrics.lock().expect("no one panics with this lock") = Some(metrics);
     }
@@ -168,27 +169,61 @@ impl Trainer {
     }
 }
 
-/// How long the latest steps took.
+/// How long the latest steps took, and how long they waited for their batches.
 #[derive(Debug, Default)]
 struct StepTimes {
     last: Option<Instant>,
-    lately_us: VecDeque<u64>,
+    waited_us: u64,
+    lately: VecDeque<StepTime>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct StepTime {
+    us: u64,
+    waited_us: u64,
 }
 
 impl StepTimes {
-    fn step_done(&mut self) {
+    /// `waited_us` counts from the beginning.
+    fn step_done(&mut self, waited_us: u64) {
         let now = Instant::now();
+        let waited_us = waited_us - std::mem::replace(&mut self.waited_us, waited_us);
         if let Some(last) = self.last.replace(now) {
-            self.lately_us.truncate(STEPS_REMEMBERED - 1);
-            self.lately_us.push_front(now.duration_since(last).as_micros() as u64);
+            self.lately.truncate(STEPS_REMEMBERED - 1);
+            self.lately.push_front(StepTime { us: now.duration_since(last).as_micros() as u64, waited_us });
         }
     }
 
     fn median_us(&self) -> u64 {
-        let mut sorted: Vec<u64> = self.lately_us.iter().copied().collect();
+        let mut sorted: Vec<u64> = self.lately.iter().map(|step| step.us).collect();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+    }
+
+    /// The mean: a stall every tenth step must show.
+    fn mean_wait_us(&self) -> u64 {
+        self.lately.iter().map(|step| step.waited_us).sum::<u64>() / self.lately.len().max(1) as u64
     }
 }
 
 const STEPS_REMEMBERED: usize = 33;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_of_the_latest_steps_are_told_as_their_mean() {
+        let mut pace = StepTimes::default();
+        assert_eq!(pace.mean_wait_us(), 0);
+        // What the first step waited is not counted: nor is its time, which has no beginning.
+        for total in [5_000, 5_000, 5_030, 5_040] {
+            pace.step_done(total);
+        }
+        assert_eq!(pace.mean_wait_us(), (30 + 10) / 3);
+        for _ in 0..STEPS_REMEMBERED {
+            pace.step_done(5_040);
+        }
+        assert_eq!((pace.mean_wait_us(), pace.lately.len()), (0, STEPS_REMEMBERED));
+    }
+}

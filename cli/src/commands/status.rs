@@ -43,7 +43,12 @@ fn words(status: &JobStatus) -> String {
             say("validation", format!("{accuracy} accuracy, loss {}, after step {step}", show::loss(loss)));
         }
         let step_ms = metrics.step_us as f64 / 1e3;
-        say("throughput", format!("{} samples/s, {step_ms:.1} ms a step", show::count(status.samples_per_second)));
+        let mut throughput = format!("{} samples/s, {step_ms:.1} ms a step", show::count(status.samples_per_second));
+        if metrics.input_wait_us * WAIT_SHARE > metrics.step_us {
+            let wait_ms = metrics.input_wait_us as f64 / 1e3;
+            throughput += &format!(", of which {wait_ms:.1} ms wait for samples");
+        }
+        say("throughput", throughput);
     }
     say("workers", format!("{} to {} wanted, {} in the view", status.min_workers, status.max_workers, in_view(status)));
     say("restarts", status.restarts.to_string());
@@ -100,3 +105,6 @@ fn ordinal(n: u64) -> &'static str {
         _ => "th",
     }
 }
+
+/// Waits for samples are told from this part of a step on.
+const WAIT_SHARE: u64 = 50;

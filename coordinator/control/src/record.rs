@@ -65,6 +65,9 @@ struct MetricsRecord {
     skipped: u64,
     validation: Option<(Step, TailRecord)>,
     step_us: u64,
+    /// Absent in records of before there was this word.
+    #[serde(default)]
+    input_wait_us: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -231,6 +234,7 @@ impl From<Metrics> for MetricsRecord {
             skipped: m.skipped,
             validation: m.validation.map(|(step, tail)| (step, tail.into())),
             step_us: m.step_us,
+            input_wait_us: m.input_wait_us,
         }
     }
 }
@@ -245,6 +249,7 @@ impl From<MetricsRecord> for Metrics {
             skipped: m.skipped,
             validation: m.validation.map(|(step, tail)| (step, tail.into())),
             step_us: m.step_us,
+            input_wait_us: m.input_wait_us,
         }
     }
 }

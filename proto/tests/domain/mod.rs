@@ -61,8 +61,8 @@ fn tail() -> impl Strategy<Value = Tail> {
 
 fn metrics() -> impl Strategy<Value = Metrics> {
     let validation = of((any::<u64>().prop_map(Step), tail()));
-    (any::<(u64, f64, f64, u64, u64)>(), tail(), validation).prop_map(
-        |((step, lr, grad_norm, skipped, step_us), train, validation)| Metrics {
+    (any::<(u64, f64, f64, u64, u64, u64)>(), tail(), validation).prop_map(
+        |((step, lr, grad_norm, skipped, step_us, input_wait_us), train, validation)| Metrics {
             step: Step(step),
             train,
             lr,
@@ -70,6 +70,7 @@ fn metrics() -> impl Strategy<Value = Metrics> {
             skipped,
             validation,
             step_us,
+            input_wait_us,
         },
     )
 }

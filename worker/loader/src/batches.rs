@@ -34,22 +34,27 @@ impl Data {
     /// The samples of `shard` in training step `step`: always m of them. Each training sample comes once an
     /// epoch; what the last batch of an epoch lacks is padding, at the end of the global batch.
     pub fn train_batch(&self, plan: &Plan, step: Step, shard: Shard) -> Batch {
+        let mut batch = Batch::default();
+        self.add_train_batch(plan, step, shard, &mut batch);
+        batch
+    }
+
+    /// Puts them behind those in `batch`.
+    pub fn add_train_batch(&self, plan: &Plan, step: Step, shard: Shard, batch: &mut Batch) {
         assert!(shard.0 < plan.shards, "the shard is one of V");
         let samples = self.train_samples();
         let (epoch, batch_of_epoch) = epoch_of(step, samples, plan.global_batch);
         let order = Permutation::new(plan.seed, epoch, samples);
         let first = batch_of_epoch * u64::from(plan.global_batch);
         let m = plan.shard_samples();
-        let mut batch = Batch::default();
         for slot in u64::from(shard.0) * m..(u64::from(shard.0) + 1) * m {
             match first + slot {
                 place if place < samples => {
-                    self.samples.push(self.train[order.at(place) as usize], slot, &mut batch);
+                    self.samples.push(self.train[order.at(place) as usize], slot, batch);
                 }
-                _ => self.samples.pad(slot, &mut batch),
+                _ => self.samples.pad(slot, batch),
             }
         }
-        batch
     }
 
     /// The share of the validation samples that `shard` evaluates: every V-th block of m, the last one padded.

@@ -213,6 +213,7 @@ impl Cluster {
                     skipped: 0,
                     validation: None,
                     step_us,
+                    input_wait_us: 0,
                 });
             }
         }
