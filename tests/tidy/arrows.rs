@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("elastic-loader", &["elastic-spec"], "a pure function from (seed, epoch, step, shard) to samples"),
     ("elastic-tensor", &["elastic-spec"], "the engine is usable in a plain program without a cluster"),
     ("elastic-models", &["elastic-spec", "elastic-tensor"], "networks are built of the engine alone"),
+    ("elastic-cuda", &["elastic-spec", "elastic-tensor"], "runs the engine's plans on a GPU, and knows no cluster"),
     (
         "elastic-coordinator",
         &["elastic-spec", "elastic-control", "elastic-proto"],
@@ -36,6 +37,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "elastic-loader",
             "elastic-tensor",
             "elastic-models",
+            "elastic-cuda",
         ],
         "trains; speaks with its agent, never with the coordinator",
     ),
@@ -48,6 +50,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "elastic-worker",
             "elastic-agent",
             "elastic-checkpoint",
+            "elastic-cuda",
         ],
         "puts the parts together; nothing is decided here",
     ),
@@ -72,6 +75,7 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
         "gRPC is spoken by coordinator, agent and CLI; workers use a local socket",
     ),
     ("tokio-rustls", &["elastic-collectives"], "TLS of the data plane; the control plane's is in tonic"),
+    ("libloading", &["elastic-cuda"], "a device's libraries are loaded by the engine of that device alone"),
     ("clap", &["elastic"], "flags are read by the CLI and nowhere else"),
     ("indicatif", &["elastic"], "only the CLI draws"),
 ];
