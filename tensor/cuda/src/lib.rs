@@ -1,4 +1,24 @@
 //! The engine on NVIDIA GPUs: finds CUDA's libraries at run time, compiles its own kernels, drives the device.
 //!
 //! Nothing of CUDA is needed to build or to start: what a machine lacks is an error value that names the cure.
-//! The networks and their plans are `elastic_tensor`'s; this crate runs them elsewhere.
+//! The networks and their plans are `elastic_tensor`'s; this crate runs them elsewhere. What of it has run on
+//! a GPU, and what has not: `docs/gpu.md`.
+//!
+//! | part | is |
+//! |---|---|
+//! | [`libs`] | where CUDA's libraries lie, which are taken, what is missing |
+//! | [`device`], [`arch`] | the GPUs that there are, and which code runs on which |
+//! | [`driver`] | memory, streams, launches, graphs |
+//! | [`usable`] | whether this machine can compute on a GPU, in one line |
+
+pub mod arch;
+pub mod device;
+pub mod driver;
+mod error;
+pub mod ffi;
+pub mod libs;
+pub mod nvrtc;
+mod usable;
+
+pub use error::{CudaError, Result, version};
+pub use usable::usable;

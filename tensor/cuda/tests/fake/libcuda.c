@@ -1,0 +1,231 @@
+// A driver without a GPU, for tests: what is "on the GPU" lies in the host's memory, streams run at once or record.
+//
+// It counts what is made and freed, keeps to the rules of recording, and fails at a chosen call with a chosen code,
+// so that every error path of the shell runs for real, through the linker. The one kernel that it can run is `fill`.
+// Compiled with -DWITH_CUDA_H it takes NVIDIA's own declarations, and the compiler compares.
+//
+// FAKE_CUDA_VERSION, FAKE_CUDA_INIT (a code), FAKE_CUDA_DEVICES and FAKE_CUDA_CAPABILITY (90 is 9.0) describe the machine.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef WITH_CUDA_H
+#include <cuda.h>
+#else
+typedef int CUresult, CUdevice, CUdevice_attribute, CUfunction_attribute, CUstreamCaptureMode;
+typedef unsigned long long CUdeviceptr;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUmod_st *CUmodule;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUstream_st *CUstream;
+typedef struct CUevent_st *CUevent;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphExec_st *CUgraphExec;
+#endif
+
+enum { CONTEXT, MODULE, MEMORY, HOST, STREAM, EVENT, GRAPH, EXEC, KINDS };
+static long made[KINDS], freed[KINDS], wrong, calls, fail_at, fail_code, launches, replays;
+static const char *last_call = "";
+
+// What tests ask and tell.
+void fake_fail(long at, long code) { calls = 0; fail_at = at; fail_code = code; }
+long fake_calls(void) { return calls; }
+long fake_live(int kind) { return made[kind] - freed[kind]; }
+long fake_made(int kind) { return made[kind]; }
+long fake_wrong(void) { return wrong; }
+long fake_launches(void) { return launches; }
+long fake_replays(void) { return replays; }
+const char *fake_last_call(void) { return last_call; }
+
+static long environment(const char *name, long otherwise) {
+    const char *text = getenv(name);
+    return text && *text ? atol(text) : otherwise;
+}
+
+static int begin(const char *name) {
+    calls++;
+    if (fail_at && calls == fail_at) { last_call = name; return (int)fail_code; }
+    return 0;
+}
+#define CALL do { int failed = begin(__func__); if (failed) return failed; } while (0)
+#define ABOUT(test) do { if (!(test)) { wrong++; return 1; } } while (0)
+#define EXPORT __attribute__((visibility("default")))
+
+// Recorded work.
+enum { COPY, SET, FILL, NOTHING };
+typedef struct { int what; void *to; const void *from; size_t bytes; int byte; float value; } Work;
+typedef struct { Work *works; size_t count, room; } Works;
+struct CUgraph_st { Works works; };
+struct CUgraphExec_st { Works works; };
+struct CUstream_st { int records, broken; Works works; };
+struct CUevent_st { int marked; };
+struct CUmod_st { char *text; };
+struct CUfunc_st { int fills; };
+static struct CUfunc_st the_fill = {1}, another = {0};
+static int recording;
+
+static void add(Works *works, Work work) {
+    if (works->count == works->room) {
+        works->room = works->room ? 2 * works->room : 16;
+        works->works = realloc(works->works, works->room * sizeof(Work));
+    }
+    works->works[works->count++] = work;
+}
+static void run(Work *work) {
+    switch (work->what) {
+    case COPY: memcpy(work->to, work->from, work->bytes); break;
+    case SET: memset(work->to, work->byte, work->bytes); break;
+    case FILL: for (size_t i = 0; i < work->bytes; i++) ((float *)work->to)[i] = work->value; break;
+    }
+}
+static CUresult give(CUstream stream, Work work) {
+    ABOUT(stream);
+    if (stream->records) add(&stream->works, work); else run(&work);
+    return 0;
+}
+// A call that a recording does not survive.
+#define FORBIDDEN(stream) do { if ((stream)->records) { (stream)->broken = 1; return 900; } } while (0)
+
+EXPORT CUresult cuInit(unsigned int flags) {
+    CALL; ABOUT(flags == 0);
+    return environment("FAKE_CUDA_INIT", 0);
+}
+EXPORT CUresult cuDriverGetVersion(int *version) { CALL; *version = (int)environment("FAKE_CUDA_VERSION", 13000); return 0; }
+EXPORT CUresult cuGetErrorName(CUresult code, const char **text) {
+    switch ((int)code) {
+    case 2: *text = "CUDA_ERROR_OUT_OF_MEMORY"; return 0;
+    case 34: *text = "CUDA_ERROR_STUB_LIBRARY"; return 0;
+    case 100: *text = "CUDA_ERROR_NO_DEVICE"; return 0;
+    case 700: *text = "CUDA_ERROR_ILLEGAL_ADDRESS"; return 0;
+    case 900: *text = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; return 0;
+    default: *text = 0; return 1;
+    }
+}
+EXPORT CUresult cuGetErrorString(CUresult code, const char **text) { *text = code == 2 ? "out of memory" : ""; return 0; }
+
+EXPORT CUresult cuDeviceGetCount(int *count) { CALL; *count = (int)environment("FAKE_CUDA_DEVICES", 1); return 0; }
+EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) {
+    CALL; ABOUT(ordinal >= 0 && ordinal < environment("FAKE_CUDA_DEVICES", 1));
+    *device = ordinal; return 0;
+}
+EXPORT CUresult cuDeviceGetName(char *name, int room, CUdevice device) { CALL; snprintf(name, room, "Fake GPU %d", (int)device); return 0; }
+EXPORT CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) { CALL; (void)device; *bytes = (size_t)80 << 30; return 0; }
+EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice device) {
+    CALL; (void)device;
+    long capability = environment("FAKE_CUDA_CAPABILITY", 90);
+    *value = which == 75 ? capability / 10 : which == 76 ? capability % 10 : which == 16 ? 132 : which == 97 ? 232448 : 0;
+    return 0;
+}
+
+EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
+    CALL; made[CONTEXT]++; *context = (CUcontext)(size_t)(device + 1); return 0;
+}
+EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) { (void)device; freed[CONTEXT]++; CALL; return 0; }
+EXPORT CUresult cuCtxSetCurrent(CUcontext context) { CALL; ABOUT(context); return 0; }
+
+EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
+    CALL;
+    if (recording) return 900;
+    if (memcmp(image, "\177ELFfake", 8)) return 200;
+    *module = calloc(1, sizeof **module); (*module)->text = strdup((const char *)image + 8);
+    made[MODULE]++; return 0;
+}
+// An object is freed even where the call is told to fail: what counts is that the shell let go of it.
+EXPORT CUresult cuModuleUnload(CUmodule module) { freed[MODULE]++; free(module->text); free(module); CALL; return 0; }
+EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
+    CALL;
+    char called[256]; snprintf(called, sizeof called, " %s(", name);
+    if (!strstr(module->text, called)) return 500;
+    *function = strcmp(name, "fill") ? &another : &the_fill; return 0;
+}
+EXPORT CUresult cuFuncGetAttribute(int *value, CUfunction_attribute which, CUfunction function) {
+    CALL; ABOUT(function); *value = which == 4 ? 10 : 0; return 0;
+}
+EXPORT CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute which, int value) {
+    CALL; ABOUT(function && which == 8);
+    return value <= 232448 ? 0 : 1;
+}
+
+EXPORT CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *bytes) { CALL; *free_bytes = (size_t)79 << 30; *bytes = (size_t)80 << 30; return 0; }
+EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes) {
+    CALL; ABOUT(bytes > 0);
+    if (recording) return 900;
+    if (bytes > (size_t)1 << 32) return 2;
+    void *memory = malloc(bytes); memset(memory, 0xff, bytes); // NaN in every float
+    *address = (CUdeviceptr)memory; made[MEMORY]++; return 0;
+}
+EXPORT CUresult cuMemFree_v2(CUdeviceptr address) { freed[MEMORY]++; free((void *)address); CALL; return 0; }
+EXPORT CUresult cuMemHostAlloc(void **memory, size_t bytes, unsigned int flags) {
+    CALL; ABOUT(bytes > 0 && flags == 0);
+    *memory = malloc(bytes); memset(*memory, 0xff, bytes); made[HOST]++; return 0;
+}
+EXPORT CUresult cuMemFreeHost(void *memory) { freed[HOST]++; free(memory); CALL; return 0; }
+
+EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
+    CALL; ABOUT(flags == 1);
+    *stream = calloc(1, sizeof **stream); made[STREAM]++; return 0;
+}
+EXPORT CUresult cuStreamDestroy_v2(CUstream stream) { freed[STREAM]++; free(stream->works.works); free(stream); CALL; return 0; }
+EXPORT CUresult cuStreamSynchronize(CUstream stream) { CALL; FORBIDDEN(stream); return 0; }
+EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) { CALL; ABOUT(stream && event && !flags); return 0; }
+EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
+    CALL; return give(stream, (Work){COPY, (void *)to, from, bytes, 0, 0});
+}
+EXPORT CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    CALL; return give(stream, (Work){COPY, to, (const void *)from, bytes, 0, 0});
+}
+EXPORT CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    CALL; return give(stream, (Work){COPY, (void *)to, (const void *)from, bytes, 0, 0});
+}
+EXPORT CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t bytes, CUstream stream) {
+    CALL; return give(stream, (Work){SET, (void *)to, 0, bytes, byte, 0});
+}
+
+EXPORT CUresult cuEventCreate(CUevent *event, unsigned int flags) { CALL; ABOUT(!flags); *event = calloc(1, sizeof **event); made[EVENT]++; return 0; }
+EXPORT CUresult cuEventDestroy_v2(CUevent event) { freed[EVENT]++; free(event); CALL; return 0; }
+EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) { CALL; ABOUT(event && stream); event->marked = 1; return 0; }
+EXPORT CUresult cuEventSynchronize(CUevent event) { CALL; ABOUT(event); return 0; }
+EXPORT CUresult cuEventQuery(CUevent event) { CALL; return event->marked ? 0 : 600; }
+// The older name: a driver of CUDA 12 has no cuEventElapsedTime_v2.
+#ifndef WITH_CUDA_H
+EXPORT CUresult cuEventElapsedTime(float *ms, CUevent from, CUevent to) {
+    CALL; ABOUT(from->marked && to->marked);
+    *ms = 0.5f; return 0;
+}
+#endif
+
+EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx,
+                               unsigned int by, unsigned int bz, unsigned int shared, CUstream stream, void **arguments,
+                               void **extra) {
+    CALL; ABOUT(function && gx && gy && gz && bx && by && bz && bx * by * bz <= 1024 && shared <= 232448 && !extra);
+    launches++;
+    if (!function->fills) return give(stream, (Work){NOTHING, 0, 0, 0, 0, 0});
+    return give(stream, (Work){FILL, *(void **)arguments[0], 0, *(unsigned long long *)arguments[1], 0, *(float *)arguments[2]});
+}
+
+EXPORT CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode) {
+    CALL; ABOUT(mode == 1 && !stream->records);
+    stream->records = 1; recording++; return 0;
+}
+EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
+    ABOUT(stream->records);
+    Works works = stream->works; int broken = stream->broken;
+    stream->records = stream->broken = 0; recording--; stream->works = (Works){0, 0, 0};
+    *graph = 0;
+    int failed = begin(__func__);
+    if (failed || broken) { free(works.works); return failed ? failed : 901; }
+    *graph = calloc(1, sizeof **graph); (*graph)->works = works; made[GRAPH]++; return 0;
+}
+EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags) {
+    CALL; ABOUT(!flags);
+    *exec = calloc(1, sizeof **exec);
+    for (size_t i = 0; i < graph->works.count; i++) add(&(*exec)->works, graph->works.works[i]);
+    made[EXEC]++; return 0;
+}
+EXPORT CUresult cuGraphDestroy(CUgraph graph) { freed[GRAPH]++; free(graph->works.works); free(graph); CALL; return 0; }
+EXPORT CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
+    CALL; replays++;
+    for (size_t i = 0; i < exec->works.count; i++) give(stream, exec->works.works[i]);
+    return 0;
+}
+EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec) { freed[EXEC]++; free(exec->works.works); free(exec); CALL; return 0; }
