@@ -8,14 +8,17 @@
 //! |---|---|
 //! | [`libs`] | where CUDA's libraries lie, which are taken, what is missing |
 //! | [`device`], [`arch`] | the GPUs that there are, and which code runs on which |
+//! | [`kernels`], [`nvrtc`], [`cache`] | from CUDA source to machine code that is kept |
 //! | [`driver`] | memory, streams, launches, graphs |
 //! | [`usable`] | whether this machine can compute on a GPU, in one line |
 
 pub mod arch;
+pub mod cache;
 pub mod device;
 pub mod driver;
 mod error;
 pub mod ffi;
+pub mod kernels;
 pub mod libs;
 pub mod nvrtc;
 mod usable;
