@@ -10,7 +10,7 @@ use crate::error::{CudaError, Result, version};
 use crate::ffi;
 use crate::nvrtc::Nvrtc;
 use core::ffi::c_int;
-use search::{ALL, Folder, Library, Surroundings};
+use search::{ALL, Library, Places, Surroundings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub struct Libraries {
     pub driver: Result<Arc<Driver>>,
     pub nvrtc: Result<Nvrtc>,
-    folders: Vec<Folder>,
+    places: Places,
 }
 
 /// One line of what was found.
@@ -63,13 +63,13 @@ impl Libraries {
     }
 
     pub fn open_in(around: &Surroundings) -> Libraries {
-        let folders = search::folders(around, &list);
-        let driver = first_that_loads(Library::Driver, None, &folders, Driver::load);
+        let places = search::places(around, &list);
+        let driver = first_that_loads(Library::Driver, None, &places, Driver::load);
         let major = driver.as_ref().ok().map(|driver| driver.version() / 1000);
-        let nvrtc = first_that_loads(Library::Nvrtc, major, &folders, |path| {
-            Nvrtc::load(path, search::builtins_of(path, &folders).as_deref())
+        let nvrtc = first_that_loads(Library::Nvrtc, major, &places, |path| {
+            Nvrtc::load(path, search::builtins_of(path, &places).as_deref())
         });
-        Libraries { driver, nvrtc, folders }
+        Libraries { driver, nvrtc, places }
     }
 
     fn driver_major(&self) -> Option<u32> {
@@ -83,7 +83,7 @@ impl Libraries {
 
     fn found(&self, library: Library) -> Result<Loaded> {
         let other =
-            |load: fn(&Path) -> Result<Loaded>| first_that_loads(library, self.driver_major(), &self.folders, load);
+            |load: fn(&Path) -> Result<Loaded>| first_that_loads(library, self.driver_major(), &self.places, load);
         match library {
             Library::Driver => self.driver.as_ref().map_err(CudaError::clone).map(|driver| Loaded {
                 path: driver.path().into(),
@@ -97,9 +97,9 @@ impl Libraries {
             Library::NvrtcBuiltins => match &self.nvrtc {
                 Ok(nvrtc) => match nvrtc.builtins() {
                     Some(path) => Ok(Loaded { path: path.into(), version: nvrtc.version().to_string() }),
-                    None => Err(missing(library, &self.folders)),
+                    None => Err(missing(library, &self.places)),
                 },
-                Err(_) => Err(missing(library, &self.folders)),
+                Err(_) => Err(missing(library, &self.places)),
             },
             Library::CublasLt => other(cublas_lt),
             Library::Cublas => other(cublas),
@@ -112,11 +112,11 @@ impl Libraries {
 fn first_that_loads<T>(
     library: Library,
     driver_major: Option<u32>,
-    folders: &[Folder],
+    places: &Places,
     load: impl Fn(&Path) -> Result<T>,
 ) -> Result<T> {
     let mut first = None;
-    for path in search::candidates(library, driver_major, folders) {
+    for path in search::candidates(library, driver_major, places) {
         match load(&path) {
             Ok(loaded) => return Ok(loaded),
             // The linker's not knowing a bare name is no news.
@@ -124,23 +124,26 @@ fn first_that_loads<T>(
             Err(error) => first = first.or(Some(error)),
         }
     }
-    Err(first.unwrap_or_else(|| missing(library, folders)))
+    Err(first.unwrap_or_else(|| missing(library, places)))
 }
 
-fn missing(library: Library, folders: &[Folder]) -> CudaError {
-    let mut places: Vec<&str> = Vec::new();
-    for place in folders.iter().map(|folder| folder.place.words()) {
-        if !places.contains(&place) {
-            places.push(place);
+fn missing(library: Library, places: &Places) -> CudaError {
+    let mut names: Vec<&str> = Vec::new();
+    for name in places.folders.iter().map(|folder| folder.place.words()) {
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    let folders = match folders.len() {
-        1 => "1 folder".to_string(),
-        many => format!("{many} folders"),
+    let folders = match places.folders.len() {
+        0 => String::new(),
+        1 => format!("looked in 1 folder of {}", names.join(", ")),
+        many => format!("looked in {many} folders of {}", names.join(", ")),
     };
-    let looked = match places.is_empty() {
-        true => "asked the system's linker".to_string(),
-        false => format!("looked in {folders} of {}, and asked the system's linker", places.join(", ")),
+    let looked = match (folders.is_empty(), places.asks_linker) {
+        (true, true) => "asked the system's linker".to_string(),
+        (false, true) => format!("{folders}, and asked the system's linker"),
+        (true, false) => "ELASTIC_CUDA_LIBS says to look nowhere".to_string(),
+        (false, false) => format!("{folders} and nowhere else, as ELASTIC_CUDA_LIBS says"),
     };
     CudaError::NoLibrary { name: library.name().into(), looked, cure: library.cure() }
 }

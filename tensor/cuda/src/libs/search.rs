@@ -81,7 +81,8 @@ impl Library {
 /// What the environment says about places.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// `ELASTIC_CUDA_LIBS`: folders with colons between, looked through before all others.
+    /// `ELASTIC_CUDA_LIBS`: folders with colons between, looked through before all others. A `-` among them: and
+    /// nowhere else.
     pub named: Option<String>,
     /// `LD_LIBRARY_PATH`
     pub linker_path: Option<String>,
@@ -92,6 +93,15 @@ pub struct Surroundings {
     /// `PATH`, whose Pythons have packages.
     pub path: Option<String>,
     pub home: Option<PathBuf>,
+}
+
+/// Where to look.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Places {
+    /// In the order in which they count.
+    pub folders: Vec<Folder>,
+    /// Whether the system's linker may be asked for a library by its bare name.
+    pub asks_linker: bool,
 }
 
 /// A folder that was looked into.
@@ -125,10 +135,14 @@ impl Place {
     }
 }
 
-/// Every folder that is there, in the order in which they count. `list` gives the names in a folder, or none.
-pub fn folders(around: &Surroundings, list: &dyn Fn(&Path) -> Vec<String>) -> Vec<Folder> {
+/// Every folder that is there. `list` gives the names in a folder, or none.
+pub fn places(around: &Surroundings, list: &dyn Fn(&Path) -> Vec<String>) -> Places {
+    let is_closed = around.named.iter().flat_map(|text| text.split(':')).any(|part| part == "-");
     let mut out: Vec<Folder> = Vec::new();
     for (place, pattern) in patterns(around) {
+        if is_closed && place != Place::Named {
+            break;
+        }
         for path in expand(&pattern, list) {
             let files = list(&path);
             if !files.is_empty() && out.iter().all(|folder| folder.path != path) {
@@ -136,7 +150,7 @@ pub fn folders(around: &Surroundings, list: &dyn Fn(&Path) -> Vec<String>) -> Ve
             }
         }
     }
-    out
+    Places { folders: out, asks_linker: !is_closed }
 }
 
 /// Paths in which a part may hold one `*`.
@@ -192,11 +206,12 @@ fn expand(pattern: &Path, list: &dyn Fn(&Path) -> Vec<String>) -> Vec<PathBuf> {
 ///
 /// A library for CUDA 13 needs a driver for CUDA 13, so `driver_major` bounds the choice where it is known. What a
 /// person has named counts before what is newer.
-pub fn candidates(library: Library, driver_major: Option<u32>, folders: &[Folder]) -> Vec<PathBuf> {
+pub fn candidates(library: Library, driver_major: Option<u32>, places: &Places) -> Vec<PathBuf> {
     let is_cuda = !matches!(library, Library::Driver | Library::Nccl);
     let fits = |major: &&u32| !is_cuda || driver_major.is_none_or(|driver| **major <= driver);
     let majors: Vec<u32> = library.majors().iter().filter(fits).copied().collect();
-    let (named, others): (Vec<&Folder>, Vec<&Folder>) = folders.iter().partition(|folder| folder.place == Place::Named);
+    let (named, others): (Vec<&Folder>, Vec<&Folder>) =
+        places.folders.iter().partition(|folder| folder.place == Place::Named);
     let mut out = Vec::new();
     for group in [named, others] {
         for major in &majors {
@@ -206,16 +221,16 @@ pub fn candidates(library: Library, driver_major: Option<u32>, folders: &[Folder
             }
         }
     }
-    if library != Library::NvrtcBuiltins {
+    if places.asks_linker && library != Library::NvrtcBuiltins {
         out.extend(majors.iter().map(|major| PathBuf::from(format!("{}.so.{major}", library.name()))));
     }
     out
 }
 
 /// The builtins that belong to a compiler: those beside it.
-pub fn builtins_of(nvrtc: &Path, folders: &[Folder]) -> Option<PathBuf> {
+pub fn builtins_of(nvrtc: &Path, places: &Places) -> Option<PathBuf> {
     let major: u32 = nvrtc.to_str()?.rsplit_once(".so.")?.1.parse().ok()?;
-    let beside = folders.iter().find(|folder| Some(folder.path.as_path()) == nvrtc.parent())?;
+    let beside = places.folders.iter().find(|folder| Some(folder.path.as_path()) == nvrtc.parent())?;
     let file = beside.files.iter().find(|file| Library::NvrtcBuiltins.is(file, major))?;
     Some(beside.path.join(file))
 }
@@ -243,7 +258,7 @@ mod tests {
     }
 
     fn first(library: Library, driver: Option<u32>, around: &Surroundings, files: &[&str]) -> String {
-        let found = folders(around, &listing(files));
+        let found = places(around, &listing(files));
         candidates(library, driver, &found)[0].display().to_string()
     }
 
@@ -280,17 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_closed_leaves_all_else_out() {
+        let closed = Surroundings { named: Some("/mine:-".into()), ..around() };
+        let found = places(&closed, &listing(&["/mine/libnvrtc.so.12", WHEEL_13]));
+        assert_eq!(candidates(Library::Nvrtc, None, &found), [PathBuf::from("/mine/libnvrtc.so.12")]);
+        assert!(candidates(Library::Driver, None, &found).is_empty());
+    }
+
+    #[test]
     fn without_any_file_the_linker_is_asked_by_name() {
         assert_eq!(first(Library::Driver, None, &around(), &["/usr/bin/python3"]), "libcuda.so.1");
         assert_eq!(first(Library::Nvrtc, Some(12), &around(), &[]), "libnvrtc.so.12");
-        assert!(candidates(Library::NvrtcBuiltins, None, &[]).is_empty());
+        assert!(candidates(Library::NvrtcBuiltins, None, &places(&Surroundings::default(), &listing(&[]))).is_empty());
     }
 
     #[test]
     fn only_the_names_of_a_librarys_major_versions_count() {
         let files = ["/usr/lib64/libcuda.so", "/usr/lib64/libnccl.so.2.28.9", "/usr/lib64/libnvrtc.so.11.2"];
         for library in [Library::Driver, Library::Nccl, Library::Nvrtc] {
-            let found = folders(&Surroundings::default(), &listing(&files));
+            let found = places(&Surroundings::default(), &listing(&files));
             assert!(candidates(library, None, &found).iter().all(|path| !path.is_absolute()), "{library:?}");
         }
     }
@@ -317,7 +340,7 @@ mod tests {
             "/b/libnvrtc-builtins.so.13.0",
         ];
         let named = Surroundings { named: Some("/a:/b".into()), ..Surroundings::default() };
-        let found = folders(&named, &listing(&files));
+        let found = places(&named, &listing(&files));
         let wanted = PathBuf::from("/b/libnvrtc-builtins.so.13.0");
         assert_eq!(builtins_of(Path::new("/b/libnvrtc.so.13"), &found), Some(wanted));
         assert_eq!(builtins_of(Path::new("libnvrtc.so.13"), &found), None);
