@@ -1,10 +1,11 @@
-//! Chores of this repository: `cargo xtask test | lint | bench`.
+//! Chores of this repository: `cargo xtask test | lint | bench | nvidia | gpu-bundle`.
 //!
 //! Each chore is a file here; `tally` (reading what test programs print) is the only one that decides anything
 //! and is tested by itself. The product is not linked: chores start it like a person would.
 
 mod bench;
 mod lint;
+mod nvidia;
 mod tally;
 mod test;
 mod tools;
@@ -18,6 +19,7 @@ Usage: cargo xtask <chore>
 
   test [--full] [FILTER…]  install what is missing, build, run every test; ends with the counts
                            --full: also long chaos runs and many seeds; FILTER: only tests whose names contain it
+  nvidia                   install NVIDIA's compiler and headers into target/nvidia; tests of kernels need them
   lint                     clippy with warnings denied, and the format check
   bench <name> [ARG…]      stall     stall of the survivors when one of 3 workers is killed
                            torchrun  the same toy under torchrun, in a pinned environment of its own
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test", rest @ ..] => test::run(rest),
         ["lint"] => lint::run(),
+        ["nvidia"] => nvidia::run(),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

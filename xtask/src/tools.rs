@@ -1,5 +1,6 @@
 //! What a chore needs from the machine: finding programs, installing the few that tests start, paths of the build.
 
+use crate::nvidia;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,16 +44,17 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Installs the programs that tests start, where that is possible; says how where it is not.
+/// Installs what tests need of others, where that is possible; says how where it is not.
 ///
-/// A missing program is no failure: the tests that need it say so themselves and are counted as skipped.
+/// What is missing is no failure: the tests that need it say so themselves and are counted as skipped.
 pub fn install_missing() {
-    if which("etcd").is_some() {
-        return;
-    }
-    match install_etcd() {
-        Ok(()) => println!("installed etcd-server"),
+    match which("etcd").map_or_else(install_etcd, |_| Ok(())) {
+        Ok(()) => {}
         Err(error) => println!("etcd is not installed ({error:#}); tests that need a real etcd will be skipped"),
+    }
+    match nvidia::install() {
+        Ok(_) => {}
+        Err(error) => println!("no CUDA compiler ({error:#}); tests that compile kernels will be skipped"),
     }
 }
 
@@ -77,6 +79,7 @@ fn install_etcd() -> Result<()> {
         run(&mut apt(&["update"])).context(HOW)?;
         run(&mut apt(&install)).context(HOW)?;
     }
+    println!("installed etcd-server");
     which("etcd").map(|_| ()).context("the package is installed, yet there is no `etcd` on PATH")
 }
 
