@@ -44,6 +44,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/driver/memory.rs", "memory of a GPU, and of the host for it"),
     ("tensor/cuda/src/driver/module.rs", "loads machine code into a GPU"),
     ("tensor/cuda/src/driver/stream.rs", "copies from and to a GPU and runs kernels on it"),
+    ("tensor/cuda/src/selftest.rs", "runs kernels on a GPU"),
     ("tensor/cuda/tests/drivers.rs", "sets the environment, alone in its program"),
     ("tensor/cuda/tests/driver.rs", "asks the fake driver what it counted, and runs kernels on it"),
     ("tensor/src/memory.rs", "asks the system for huge pages"),
@@ -76,6 +77,7 @@ const PRINTS: &[&str] = &["cli/", "xtask/", "examples/", "tests/", "bench/"];
 
 /// (path, reason)
 const PRINTS_TOO: &[(&str, &str)] = &[
+    ("tensor/cuda/src/bin/elastic-selftest.rs", "a program of its own, which tells a person what ran"),
     ("worker/src/fail.rs", "a fail point says so in the moment before it kills the process"),
     ("worker/src/lib.rs", "the entry of a worker process: why it ends goes to its log, which the agent keeps"),
 ];

@@ -4,6 +4,7 @@
 //! and is tested by itself. The product is not linked: chores start it like a person would.
 
 mod bench;
+mod gpu_bundle;
 mod lint;
 mod nvidia;
 mod tally;
@@ -20,6 +21,7 @@ Usage: cargo xtask <chore>
   test [--full] [FILTER…]  install what is missing, build, run every test; ends with the counts
                            --full: also long chaos runs and many seeds; FILTER: only tests whose names contain it
   nvidia                   install NVIDIA's compiler and headers into target/nvidia; tests of kernels need them
+  gpu-bundle               a folder to carry to a machine with a GPU: the self-test with all machine code inside, run.sh
   lint                     clippy with warnings denied, and the format check
   bench <name> [ARG…]      stall     stall of the survivors when one of 3 workers is killed
                            torchrun  the same toy under torchrun, in a pinned environment of its own
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::run(rest),
         ["lint"] => lint::run(),
         ["nvidia"] => nvidia::run(),
+        ["gpu-bundle"] => gpu_bundle::run(),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

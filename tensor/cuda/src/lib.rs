@@ -10,6 +10,7 @@
 //! | [`device`], [`arch`] | the GPUs that there are, and which code runs on which |
 //! | [`kernels`], [`nvrtc`], [`cache`] | from CUDA source to machine code that is kept |
 //! | [`driver`] | memory, streams, launches, graphs |
+//! | [`selftest`] | what is to be run where there is a GPU |
 //! | [`usable`] | whether this machine can compute on a GPU, in one line |
 
 pub mod arch;
@@ -21,6 +22,7 @@ pub mod ffi;
 pub mod kernels;
 pub mod libs;
 pub mod nvrtc;
+pub mod selftest;
 mod usable;
 
 pub use error::{CudaError, Result, version};

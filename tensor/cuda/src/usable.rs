@@ -8,7 +8,7 @@ pub fn usable() -> Result<Device, String> {
     usable_of(&Libraries::open())
 }
 
-fn usable_of(libraries: &Libraries) -> Result<Device, String> {
+pub(crate) fn usable_of(libraries: &Libraries) -> Result<Device, String> {
     let driver = libraries.driver.as_ref().map_err(|error| error.to_string())?;
     let devices = device::all(driver).map_err(|error| error.to_string())?;
     choose(devices)

@@ -5,6 +5,7 @@
 // Compiled with -DWITH_CUDA_H it takes NVIDIA's own declarations, and the compiler compares.
 //
 // FAKE_CUDA_VERSION, FAKE_CUDA_INIT (a code), FAKE_CUDA_DEVICES and FAKE_CUDA_CAPABILITY (90 is 9.0) describe the machine.
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,13 @@ typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphExec_st *CUgraphExec;
+#endif
+
+// A kernel with a fault, which a test of a test needs. It writes 0 beyond the end where there are 997 numbers.
+#ifdef FILLS_ONE_TOO_MANY
+#define TOO_MANY (work->bytes == 997)
+#else
+#define TOO_MANY 0
 #endif
 
 enum { CONTEXT, MODULE, MEMORY, HOST, STREAM, EVENT, GRAPH, EXEC, KINDS };
@@ -59,7 +67,7 @@ struct CUgraph_st { Works works; };
 struct CUgraphExec_st { Works works; };
 struct CUstream_st { int records, broken; Works works; };
 struct CUevent_st { int marked; };
-struct CUmod_st { char *text; };
+struct CUmod_st { char *text; size_t bytes; };
 struct CUfunc_st { int fills; };
 static struct CUfunc_st the_fill = {1}, another = {0};
 static int recording;
@@ -75,7 +83,7 @@ static void run(Work *work) {
     switch (work->what) {
     case COPY: memcpy(work->to, work->from, work->bytes); break;
     case SET: memset(work->to, work->byte, work->bytes); break;
-    case FILL: for (size_t i = 0; i < work->bytes; i++) ((float *)work->to)[i] = work->value; break;
+    case FILL: for (size_t i = 0; i < work->bytes + TOO_MANY; i++) ((float *)work->to)[i] = i < work->bytes ? work->value : 0; break;
     }
 }
 static CUresult give(CUstream stream, Work work) {
@@ -123,19 +131,36 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
 EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) { (void)device; freed[CONTEXT]++; CALL; return 0; }
 EXPORT CUresult cuCtxSetCurrent(CUcontext context) { CALL; ABOUT(context); return 0; }
 
+// The fake compiler's cubins are text. A real one is an ELF file: its table of sections ends it, or the segments' does.
+static size_t size_of(const unsigned char *image) {
+    if (!memcmp(image, "\177ELFfake", 8)) return strlen((const char *)image) + 1;
+    unsigned short kind, machine; unsigned long long sections, segments;
+    memcpy(&kind, image + 16, 2); memcpy(&machine, image + 18, 2);
+    if (kind != 2 || machine != 190) return 0;
+    memcpy(&segments, image + 32, 8); memcpy(&sections, image + 40, 8);
+    size_t a = segments + (image[54] | image[55] << 8) * (image[56] | image[57] << 8);
+    size_t b = sections + (image[58] | image[59] << 8) * (image[60] | image[61] << 8);
+    return a > b ? a : b;
+}
 EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     CALL;
     if (recording) return 900;
-    if (memcmp(image, "\177ELFfake", 8)) return 200;
-    *module = calloc(1, sizeof **module); (*module)->text = strdup((const char *)image + 8);
+    size_t bytes = size_of(image);
+    if (!bytes) return 200;
+    *module = calloc(1, sizeof **module);
+    (*module)->text = malloc(bytes); (*module)->bytes = bytes;
+    memcpy((*module)->text, image, bytes);
     made[MODULE]++; return 0;
 }
 // An object is freed even where the call is told to fail: what counts is that the shell let go of it.
 EXPORT CUresult cuModuleUnload(CUmodule module) { freed[MODULE]++; free(module->text); free(module); CALL; return 0; }
 EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
     CALL;
-    char called[256]; snprintf(called, sizeof called, " %s(", name);
-    if (!strstr(module->text, called)) return 500;
+    char called[256], section[256];
+    snprintf(called, sizeof called, " %s(", name);
+    snprintf(section, sizeof section, ".text.%s", name);
+    if (!memmem(module->text, module->bytes, called, strlen(called)) &&
+        !memmem(module->text, module->bytes, section, strlen(section) + 1)) return 500;
     *function = strcmp(name, "fill") ? &another : &the_fill; return 0;
 }
 EXPORT CUresult cuFuncGetAttribute(int *value, CUfunction_attribute which, CUfunction function) {
