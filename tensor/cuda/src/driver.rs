@@ -5,6 +5,7 @@
 //! what a person does about it.
 
 mod context;
+mod elf;
 mod event;
 mod graph;
 mod memory;

@@ -21,6 +21,8 @@ pub enum CudaError {
     Call { call: &'static str, code: i32, name: String, text: String, cure: &'static str },
     #[error("{what} for {arch} does not compile:\n{log}")]
     Compile { what: String, arch: String, log: String },
+    #[error("machine code of {bytes} bytes is not whole: {why}; remove what is kept of it (docs/gpu.md says where)")]
+    NotWhole { bytes: u64, why: String },
     #[error("{what}: {found} bytes from {at} on, of {room} that are there")]
     OutOfRange { what: &'static str, at: u64, found: u64, room: u64 },
     #[error("there is no GPU {asked}: {there} found, counted from 0; `elastic devices` lists them")]

@@ -59,7 +59,20 @@ impl Fake {
     }
 }
 
-const CUBIN: &[u8] = b"\x7fELFfake void fill(float*) void other()\0";
+/// What the fake driver loads: the head of an ELF file whose table of no sections is at its end, and a source.
+fn cubin(source: &str) -> Vec<u8> {
+    let mut file = [&[0; 64], source.as_bytes(), &[0]].concat();
+    let end = file.len() as u64;
+    file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    (file[16], file[18]) = (2, 190);
+    file[40..48].copy_from_slice(&end.to_le_bytes());
+    file
+}
+
+fn functions() -> Vec<u8> {
+    cubin(" void fill(float*) void other()")
+}
+
 const COUNT: usize = 1000;
 
 fn fill_shape() -> LaunchShape {
@@ -72,7 +85,7 @@ fn everything(path: &Path) -> Result<(Vec<f32>, Vec<f32>)> {
     assert_eq!(device::all(&driver)?.len(), 1);
     let context = Context::open(&driver, 0)?;
     context.memory()?;
-    let module = Module::load(&context, CUBIN)?;
+    let module = Module::load(&context, &functions())?;
     let fill = module.function("fill")?;
     fill.allow_shared_bytes(100_000)?;
     assert_eq!(fill.usage()?.registers, 10);
@@ -198,7 +211,8 @@ fn nothing_is_a_length() {
     let pinned = PinnedBytes::new(&context, 0).expect("no bytes");
     assert!(pinned.as_slice().is_empty());
     stream.copy_in(&arena.whole(), &[]).expect("nothing to copy");
-    let function = Module::load(&context, CUBIN).and_then(|module| module.function("other")).expect("a function");
+    let function =
+        Module::load(&context, &functions()).and_then(|module| module.function("other")).expect("a function");
     let none = LaunchShape { grid: [0, 1, 1], ..fill_shape() };
     // SAFETY: `other` takes nothing.
     unsafe { stream.launch(&function, none, &[]) }.expect("nothing to run");
@@ -242,12 +256,11 @@ fn what_is_no_cubin_and_no_function_is_refused() {
     let driver = Driver::load(&fake.path()).expect("a driver");
     let context = Context::open(&driver, 0).expect("a context");
     let load = |cubin: &[u8]| Module::load(&context, cubin).map(drop).map_err(|error| error.to_string());
-    assert!(load(b"").is_err_and(|said| said.starts_with("a cubin's ELF head")));
-    assert!(
-        load(b"\x7fELFother thing")
-            .is_err_and(|said| said.starts_with("cuModuleLoadData: an error without a name (200)"))
-    );
-    let module = Module::load(&context, CUBIN).expect("a cubin");
+    let mut other = functions();
+    other[18] = 62; // x86-64
+    assert!(load(b"").is_err_and(|said| said.starts_with("machine code of 0 bytes is not whole")));
+    assert!(load(&other).is_err_and(|said| said.starts_with("cuModuleLoadData: an error without a name (200)")));
+    let module = Module::load(&context, &functions()).expect("a cubin");
     let function = |name: &str| module.function(name).map(drop).map_err(|error| error.to_string());
     assert!(function("missing").is_err_and(|said| said.starts_with("cuModuleGetFunction")));
     assert!(function("fi\0ll").is_err_and(|said| said.contains("NUL")));

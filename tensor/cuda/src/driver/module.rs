@@ -1,6 +1,6 @@
 //! Kernels on the GPU: a loaded cubin and its functions.
 
-use super::Context;
+use super::{Context, elf};
 use crate::error::{CudaError, Result};
 use crate::ffi::driver::{
     CUfunction, CUfunction_attribute, CUmodule, FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES,
@@ -45,20 +45,12 @@ pub struct FunctionUsage {
 }
 
 impl Module {
-    /// Loads a cubin. One for another GPU is an error.
+    /// Loads a cubin. One for another GPU, or one that is not whole, is an error.
     pub fn load(context: &Arc<Context>, cubin: &[u8]) -> Result<Arc<Module>> {
         context.enter()?;
-        // The driver takes no length, so it must not be made to read beyond the end: an ELF file says how long it is.
-        if !cubin.starts_with(b"\x7fELF") {
-            return Err(CudaError::OutOfRange {
-                what: "a cubin's ELF head",
-                at: 0,
-                found: 4,
-                room: cubin.len() as u64,
-            });
-        }
+        elf::check(cubin)?;
         let mut raw = null_mut();
-        // SAFETY: a whole ELF file (cubins are checked by their digest); the function writes one handle and copies.
+        // SAFETY: the file's own places lie in it, as checked above; the function writes one handle and copies.
         let code = unsafe { (context.driver.functions.module_load)(&mut raw, cubin.as_ptr().cast()) };
         context.driver.check("cuModuleLoadData", code)?;
         Ok(Arc::new(Module { context: Arc::clone(context), raw }))

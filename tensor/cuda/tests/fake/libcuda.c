@@ -131,9 +131,8 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
 EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) { (void)device; freed[CONTEXT]++; CALL; return 0; }
 EXPORT CUresult cuCtxSetCurrent(CUcontext context) { CALL; ABOUT(context); return 0; }
 
-// The fake compiler's cubins are text. A real one is an ELF file: its table of sections ends it, or the segments' does.
+// Cubins are ELF files, real ones and the fake compiler's: the table of sections ends them, or that of segments does.
 static size_t size_of(const unsigned char *image) {
-    if (!memcmp(image, "\177ELFfake", 8)) return strlen((const char *)image) + 1;
     unsigned short kind, machine; unsigned long long sections, segments;
     memcpy(&kind, image + 16, 2); memcpy(&machine, image + 18, 2);
     if (kind != 2 || machine != 190) return 0;
