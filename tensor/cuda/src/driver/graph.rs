@@ -28,7 +28,7 @@ impl Graph {
         // SAFETY: the stream lives.
         let code = unsafe { (functions.capture_begin)(stream.raw, CAPTURE_MODE_THREAD_LOCAL) };
         context.driver.check("cuStreamBeginCapture", code)?;
-        let recording = Recording { stream };
+        let recording = Recording { stream, goes_on: true };
         let worked = work(stream);
         let recorded = recording.end();
         worked?;
@@ -52,16 +52,16 @@ impl Drop for Graph {
 /// A stream that records. It stops to do so, whatever the work does, a panic included.
 struct Recording<'a> {
     stream: &'a Stream,
+    goes_on: bool,
 }
 
 impl Recording<'_> {
-    fn end(self) -> Result<Recorded> {
-        let recorded = self.stop();
-        std::mem::forget(self);
-        recorded
+    fn end(mut self) -> Result<Recorded> {
+        self.stop()
     }
 
-    fn stop(&self) -> Result<Recorded> {
+    fn stop(&mut self) -> Result<Recorded> {
+        self.goes_on = false;
         let context = &self.stream.context;
         // A stream that goes on recording would be of no use, so it is stopped in any case.
         let entered = context.enter();
@@ -77,8 +77,10 @@ impl Recording<'_> {
 
 impl Drop for Recording<'_> {
     fn drop(&mut self) {
-        // The panic that got here is what is wrong; a failure to stop adds nothing.
-        let _ = self.stop();
+        if self.goes_on {
+            // The panic that got here is what is wrong; a failure to stop adds nothing.
+            let _ = self.stop();
+        }
     }
 }
 
