@@ -11,6 +11,7 @@ mod last_step;
 mod membership;
 mod netns;
 mod not_finite;
+mod portable;
 mod resume;
 mod starts;
 mod world_sizes;
