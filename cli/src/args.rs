@@ -18,6 +18,8 @@ pub enum Command {
     Submit(Submit),
     /// Show where the time of a job's step goes, op by op, on this machine
     Profile(Profile),
+    /// Show what this machine can compute on: GPUs, their libraries, and what is missing
+    Devices(Devices),
     /// Show all jobs of a cluster
     Jobs(Jobs),
     /// Show one job: view, members, step, loss, throughput, restarts, last fault
@@ -162,6 +164,29 @@ pub struct Profile {
     /// Write each call of each op to a file, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  elastic devices
+  elastic devices --json | jq '.gpus[].name'
+  elastic devices --need-gpu && elastic submit job.toml
+  ELASTIC_CUDA_LIBS=/opt/cuda/lib elastic devices      look there for CUDA's libraries, too
+  ELASTIC_CUDA_LIBS=/opt/cuda/lib:- elastic devices    and nowhere else
+
+Nothing is installed, changed or allocated. What is missing is named with the way
+to get it.
+
+Exit codes: 0 shown, 1 with --need-gpu where no GPU can be used, 2 mistakes on the
+command line.")]
+pub struct Devices {
+    /// End with code 1 if no GPU can be used
+    #[arg(long)]
+    pub need_gpu: bool,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

@@ -79,6 +79,7 @@ fn every_command_has_help_with_an_example() {
     let folder = Folder::with(JOB);
     for command in [
         "submit",
+        "devices",
         "jobs",
         "status",
         "logs",
@@ -216,6 +217,48 @@ fn a_job_that_cannot_fit_into_memory_is_refused_with_its_plan_and_a_cure() {
         }
         assert!(folder.left_nothing());
     }
+}
+
+#[test]
+fn a_job_for_a_gpu_is_refused_where_none_can_train_it_and_auto_is_the_processor() {
+    let folder = Folder::with(JOB);
+    let on = |device: &str, args: &[&str]| {
+        let device = format!("resources.device={device}");
+        folder.command(&[args, &["--set", &device]].concat()).env("ELASTIC_CUDA_LIBS", "-").output().unwrap()
+    };
+    for args in [&["submit", "job.toml", "--local"][..], &["profile", "job.toml"]] {
+        let refused = on("cuda", args);
+        assert_eq!(code(&refused), 2, "{}", err(&refused));
+        let said = err(&refused);
+        for part in
+            ["resources.device = \"cuda\"", "libcuda is not on this machine", "\"auto\" trains on the processor"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(folder.left_nothing());
+    }
+    let submit = ["submit", "job.toml", "--local", "--json"];
+    let [auto, cpu] = ["auto", "cpu"].map(|device| last_line(&on(device, &submit)));
+    assert_eq!(auto["weights_sha256"], cpu["weights_sha256"]);
+}
+
+#[test]
+fn devices_are_listed_with_what_is_missing_and_none_is_an_error_only_where_one_is_needed() {
+    let folder = Folder::with(JOB);
+    let devices =
+        |args: &[&str]| folder.command(&[&["devices"], args].concat()).env("ELASTIC_CUDA_LIBS", "-").output().unwrap();
+    let shown = devices(&[]);
+    assert_eq!(code(&shown), 0, "{}", err(&shown));
+    for part in ["processor, ", "no GPU can be used: libcuda is not", "libnccl", "`pip install nvidia-cuda-nvrtc`"] {
+        assert!(out(&shown).contains(part), "{part}: {}", out(&shown));
+    }
+    let json = last_line(&devices(&["--json"]));
+    assert_eq!((json["gpus"].as_array().unwrap().len(), json["libraries"].as_array().unwrap().len()), (0, 6));
+    assert!(json["gpu_problem"].as_str().unwrap().contains("install NVIDIA's driver"));
+    assert!(json["libraries"][0]["path"].is_null() && json["libraries"][0]["problem"].is_string());
+    let needed = devices(&["--need-gpu"]);
+    assert_eq!(code(&needed), 1);
+    assert_eq!(out(&needed), out(&shown));
 }
 
 #[test]

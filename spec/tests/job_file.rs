@@ -302,7 +302,7 @@ prop_compose! {
          name in "[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?", init in prop::option::of(any_path()),
          dir in prop::option::of(any_path()), validation in 0.0f64..1.0, sha in prop::option::of(any::<[u8; 32]>()),
          min in 1u16..1024, max in 1u16..1024, (restarts, every, keep) in (0u32..1000, 0u64..1 << 48, 1u32..1000),
-         threads in 0u16..1025, cpu in any::<bool>())
+         threads in 0u16..1025, device in prop::sample::select(vec![Device::Auto, Device::Cpu, Device::Cuda]))
         -> JobSpec {
         let max_workers = max.min(train.shards);
         let is_own = matches!(model, ModelKind::Own { .. });
@@ -320,7 +320,7 @@ prop_compose! {
             elastic: ElasticSpec { min_workers: min.min(max_workers), max_workers, reduce: Reduce::Exact, restarts },
             train,
             checkpoint: CheckpointSpec { dir, every, keep },
-            resources: ResourceSpec { device: if cpu { Device::Cpu } else { Device::Auto }, threads },
+            resources: ResourceSpec { device, threads },
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod coordinator_loss;
+mod devices;
 mod disks;
 mod faults;
 mod groups;

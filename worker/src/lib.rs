@@ -20,6 +20,7 @@ mod agent_link;
 mod ahead;
 mod boot;
 mod contents;
+pub mod device;
 mod env;
 mod fail;
 mod fault;
@@ -220,11 +221,14 @@ struct Ready {
 
 impl Seat {
     fn train(self, ready: oneshot::Sender<Result<Ready, Fault>>, queue: Receiver<Task>) {
-        let booted = match boot::boot(&self.order, &self.build) {
+        // Before anything is read: no other node would compute elsewhere, and no restart would.
+        let is_here = device::check(self.order.spec.resources.device).map_err(Fault::Job);
+        let booted = is_here.and_then(|()| boot::boot(&self.order, &self.build).map_err(Fault::User));
+        let booted = match booted {
             Ok(booted) => booted,
-            Err(error) => {
+            Err(fault) => {
                 // If nobody listens any more, this process is ending already.
-                let _ = ready.send(Err(Fault::User(error)));
+                let _ = ready.send(Err(fault));
                 return;
             }
         };

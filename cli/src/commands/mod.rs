@@ -6,6 +6,7 @@ mod checkpoint;
 mod completions;
 mod coordinator;
 mod dev;
+mod devices;
 mod drain;
 mod jobs;
 mod logs;
@@ -25,6 +26,7 @@ pub fn run(command: Command) -> Outcome {
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Profile(args) => profile::run(args),
+        Command::Devices(args) => devices::run(args),
         command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
     }
 }
@@ -42,6 +44,10 @@ async fn run_async(command: Command) -> Outcome {
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Dev(args) => dev::run(args).await,
-        Command::Checkpoint(_) | Command::Completions(_) | Command::Profile(_) | Command::Worker => Ok(Exit::Ok),
+        Command::Checkpoint(_)
+        | Command::Completions(_)
+        | Command::Profile(_)
+        | Command::Devices(_)
+        | Command::Worker => Ok(Exit::Ok),
     }
 }

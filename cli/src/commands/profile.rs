@@ -4,7 +4,7 @@ use crate::args;
 use crate::exit::{Exit, Outcome, mistake};
 use crate::job_file::{self, Read};
 use crate::{inputs, show};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use elastic_spec::job::JobSpec;
 use elastic_worker::memory::size;
 use elastic_worker::profile::{Amount, Ask, Profile, Row, profile};
@@ -21,6 +21,7 @@ pub fn run(args: args::Profile) -> Outcome {
             return Ok(Exit::Mistake);
         }
     };
+    elastic_worker::device::check(file.spec.resources.device).map_err(|why| mistake(anyhow!(why)))?;
     inputs::find_here(&mut file.spec)?;
     let ask = Ask { threads: threads(&args, &file.spec), steps: args.steps.into() };
     let found = profile(&file.spec, &ask).map_err(mistake)?;

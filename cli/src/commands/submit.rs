@@ -73,6 +73,7 @@ async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, sin
             "--detach needs a cluster that stays: name one with --coordinator URL, or start one with `elastic dev`";
         return Err(mistake(anyhow!(why)).into());
     }
+    elastic_worker::device::check(file.spec.resources.device).map_err(|why| mistake(anyhow!(why)))?;
     inputs::find_here(&mut file.spec)?;
     // What is wrong with model and data together, a worker tells.
     if let Ok(Some(memory)) = planned(&file.spec) {

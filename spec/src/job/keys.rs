@@ -293,7 +293,8 @@ pub const KEYS: &[Key] = &[
     plain("checkpoint", "every", int(0, STEPS_MAX), Is("0"), "steps", "Interval. The last step always has one. 0: the last step only."),
     plain("checkpoint", "keep", int(1, 1_000_000), Is("3"), "checkpoints", "The newest verified ones that are kept."),
     // resources
-    plain("resources", "device", Kind::OneOf(&["auto", "cpu"]), Is("\"auto\""), "", "What to compute on."),
+    plain("resources", "device", Kind::OneOf(&["auto", "cpu", "cuda"]), Is("\"auto\""), "",
+        "What to compute on. `auto`: the best that this build can train on, which is the processor until its engine runs on GPUs. `cuda`: an NVIDIA GPU, or a refusal that says what is missing; `elastic devices` shows what there is."),
     plain("resources", "threads", int(0, 1024), Is("0"), "threads",
         "Of one worker. 0: the node's cores divided by its workers."),
 ];

@@ -298,8 +298,21 @@ pub struct ResourceSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
+    /// The best that this build can train on.
     Auto,
     Cpu,
+    Cuda,
+}
+
+impl Device {
+    /// As a job file says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Device::Auto => "auto",
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+        }
+    }
 }
 
 impl JobSpec {

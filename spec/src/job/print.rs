@@ -3,8 +3,8 @@
 //! The text parses back to the same spec, whatever folder it is read in, as long as its paths are absolute.
 
 use super::{
-    Activation, CheckpointSpec, DataSource, DataSpec, Device, ElasticSpec, Group, JobSpec, Length, LrSchedule,
-    ModelKind, ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
+    Activation, CheckpointSpec, DataSource, DataSpec, ElasticSpec, Group, JobSpec, Length, LrSchedule, ModelKind,
+    ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
 };
 use serde_json::Value as Json;
 
@@ -241,11 +241,7 @@ fn print_checkpoint(page: &mut Page, CheckpointSpec { dir, every, keep }: &Check
 
 fn print_resources(page: &mut Page, ResourceSpec { device, threads }: &ResourceSpec) {
     page.section("resources");
-    let word = match device {
-        Device::Auto => "auto",
-        Device::Cpu => "cpu",
-    };
-    page.line("device", text(word));
+    page.line("device", text(device.word()));
     page.line("threads", threads.to_string());
 }
 

@@ -494,6 +494,7 @@ fn read_resources(section: &mut Section) -> Option<ResourceSpec> {
     let (device, threads) = (section.choice("device"), section.int("threads"));
     let device = match device? {
         "cpu" => Device::Cpu,
+        "cuda" => Device::Cuda,
         _ => Device::Auto,
     };
     Some(ResourceSpec { device, threads: threads? })
