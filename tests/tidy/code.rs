@@ -45,7 +45,6 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/driver/module.rs", "loads machine code into a GPU"),
     ("tensor/cuda/src/driver/stream.rs", "copies from and to a GPU and runs kernels on it"),
     ("tensor/cuda/src/selftest.rs", "runs kernels on a GPU"),
-    ("tensor/cuda/tests/drivers.rs", "sets the environment, alone in its program"),
     ("tensor/cuda/tests/driver.rs", "asks the fake driver what it counted, and runs kernels on it"),
     ("tensor/src/memory.rs", "asks the system for huge pages"),
     ("tensor/src/float_mode.rs", "reads and sets the processor's floating-point mode"),

@@ -46,10 +46,38 @@ fn without_a_gpu_it_says_why_and_ends_with_3() {
     let (code, said) = selftest(libraries.path(), kept.path(), &[], &[]);
     assert_eq!(code, 3, "{said}");
     assert!(said.contains("no GPU to test: libcuda is not on this machine"), "{said}");
+}
+
+#[test]
+fn stubs_old_drivers_and_drivers_without_a_gpu_are_lines_with_a_cure() {
+    let (libraries, kept) = (common::temp(), common::temp());
     common::driver_in(libraries.path());
-    let (code, said) = selftest(libraries.path(), kept.path(), &[("FAKE_CUDA_CAPABILITY", "75")], &[]);
-    assert_eq!(code, 3, "{said}");
-    assert!(said.contains("8.0 (Ampere) is the oldest"), "{said}");
+    let says = |environment: &[(&str, &str)], wanted: &[&str]| {
+        let (code, said) = selftest(libraries.path(), kept.path(), environment, &[]);
+        assert_eq!(code, 3, "{environment:?}: {said}");
+        let why = said.lines().find_map(|line| line.strip_prefix("no GPU to test: ")).expect("a reason");
+        wanted.iter().for_each(|part| assert!(why.contains(part), "{environment:?}: {why}"));
+    };
+    let stub = [("FAKE_CUDA_VERSION", "0"), ("FAKE_CUDA_INIT", "34")];
+    says(&stub, &["cuInit: CUDA_ERROR_STUB_LIBRARY (34)", "stub for linking", "LD_LIBRARY_PATH"]);
+    let old = "the CUDA of NVIDIA's driver is version 11.8, and 12.0 is the oldest that works; update NVIDIA's driver";
+    says(&[("FAKE_CUDA_VERSION", "11080")], &[old]);
+    says(&[("FAKE_CUDA_INIT", "100")], &["cuInit: CUDA_ERROR_NO_DEVICE (100)", "CUDA_VISIBLE_DEVICES"]);
+    says(&[("FAKE_CUDA_INIT", "12345")], &["cuInit: an error without a name (12345)", "`nvidia-smi`"]);
+    says(&[("FAKE_CUDA_DEVICES", "0")], &["the driver sees no GPU"]);
+    let turing = "GPU 0, Fake GPU 0, has compute capability 7.5; 8.0 (Ampere) is the oldest that works";
+    says(&[("FAKE_CUDA_CAPABILITY", "75")], &[turing]);
+}
+
+#[test]
+fn a_driver_for_cuda_12_works_with_the_compiler_of_cuda_12() {
+    let (libraries, kept) = (common::temp(), common::temp());
+    common::driver_in(libraries.path());
+    common::nvrtc_in(libraries.path(), &[]);
+    common::make("libnvrtc.c", &libraries.path().join("libnvrtc.so.12"), &["-DVERSION=12"]);
+    let (code, said) = selftest(libraries.path(), kept.path(), &[("FAKE_CUDA_VERSION", "12000")], &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("libnvrtc.so.12\n") && !said.contains("libnvrtc.so.13\n"), "{said}");
 }
 
 #[test]
