@@ -3,6 +3,7 @@
 use crate::args;
 use crate::exit::{Exit, Outcome};
 use crate::show::{out, plural, table};
+use elastic_cuda::CudaError;
 use elastic_cuda::device::{self, Device};
 use elastic_cuda::libs::search::Library;
 use elastic_cuda::libs::{Libraries, LibraryLine};
@@ -56,7 +57,8 @@ fn words(found: &Found) -> String {
     let row = |line: &LibraryLine| {
         let (version, place) = match &line.found {
             Ok(loaded) => (loaded.version.clone(), loaded.path.display().to_string()),
-            Err(_) => ("-".into(), "missing".into()),
+            Err(CudaError::NoLibrary { .. }) => ("-".into(), "missing".into()),
+            Err(_) => ("-".into(), "does not work".into()),
         };
         vec![line.library.name().to_string(), line.library.purpose().to_string(), version, place]
     };

@@ -46,8 +46,7 @@ impl Driver {
         // SAFETY: the function writes one int, and may be called before `cuInit`.
         driver.check("cuDriverGetVersion", unsafe { (driver.functions.driver_version)(&mut version) })?;
         driver.version = version.unsigned_abs();
-        // A stub has no version.
-        if driver.version > 0 && driver.version < VERSION_MIN {
+        if driver.version < VERSION_MIN {
             let cure = "update NVIDIA's driver to 525.60 or later";
             return Err(CudaError::TooOld {
                 what: "the CUDA of NVIDIA's driver",

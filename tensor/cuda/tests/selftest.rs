@@ -58,8 +58,8 @@ fn stubs_old_drivers_and_drivers_without_a_gpu_are_lines_with_a_cure() {
         let why = said.lines().find_map(|line| line.strip_prefix("no GPU to test: ")).expect("a reason");
         wanted.iter().for_each(|part| assert!(why.contains(part), "{environment:?}: {why}"));
     };
-    let stub = [("FAKE_CUDA_VERSION", "0"), ("FAKE_CUDA_INIT", "34")];
-    says(&stub, &["cuInit: CUDA_ERROR_STUB_LIBRARY (34)", "stub for linking", "LD_LIBRARY_PATH"]);
+    says(&[("FAKE_CUDA_STUB", "1")], &["cuDriverGetVersion: ", "(34)", "stub for linking", "LD_LIBRARY_PATH"]);
+    says(&[("FAKE_CUDA_INIT", "34")], &["cuInit: CUDA_ERROR_STUB_LIBRARY (34)", "stub for linking"]);
     let old = "the CUDA of NVIDIA's driver is version 11.8, and 12.0 is the oldest that works; update NVIDIA's driver";
     says(&[("FAKE_CUDA_VERSION", "11080")], &[old]);
     says(&[("FAKE_CUDA_INIT", "100")], &["cuInit: CUDA_ERROR_NO_DEVICE (100)", "CUDA_VISIBLE_DEVICES"]);

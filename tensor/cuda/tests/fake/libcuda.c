@@ -4,7 +4,7 @@
 // so that every error path of the shell runs for real, through the linker. The one kernel that it can run is `fill`.
 // Compiled with -DWITH_CUDA_H it takes NVIDIA's own declarations, and the compiler compares.
 //
-// FAKE_CUDA_VERSION, FAKE_CUDA_INIT (a code), FAKE_CUDA_DEVICES and FAKE_CUDA_CAPABILITY (90 is 9.0) describe the machine.
+// FAKE_CUDA_STUB makes it a toolkit's library for linking, which refuses everything. FAKE_CUDA_VERSION, FAKE_CUDA_INIT (a code), FAKE_CUDA_DEVICES and FAKE_CUDA_CAPABILITY (90 is 9.0) describe the machine.
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +52,7 @@ static long environment(const char *name, long otherwise) {
 
 static int begin(const char *name) {
     calls++;
+    if (getenv("FAKE_CUDA_STUB")) return 34;
     if (fail_at && calls == fail_at) { last_call = name; return (int)fail_code; }
     return 0;
 }
@@ -100,6 +101,7 @@ EXPORT CUresult cuInit(unsigned int flags) {
 }
 EXPORT CUresult cuDriverGetVersion(int *version) { CALL; *version = (int)environment("FAKE_CUDA_VERSION", 13000); return 0; }
 EXPORT CUresult cuGetErrorName(CUresult code, const char **text) {
+    if (getenv("FAKE_CUDA_STUB")) return 34;
     switch ((int)code) {
     case 2: *text = "CUDA_ERROR_OUT_OF_MEMORY"; return 0;
     case 34: *text = "CUDA_ERROR_STUB_LIBRARY"; return 0;
@@ -109,7 +111,11 @@ EXPORT CUresult cuGetErrorName(CUresult code, const char **text) {
     default: *text = 0; return 1;
     }
 }
-EXPORT CUresult cuGetErrorString(CUresult code, const char **text) { *text = code == 2 ? "out of memory" : ""; return 0; }
+EXPORT CUresult cuGetErrorString(CUresult code, const char **text) {
+    if (getenv("FAKE_CUDA_STUB")) return 34;
+    *text = code == 2 ? "out of memory" : "";
+    return 0;
+}
 
 EXPORT CUresult cuDeviceGetCount(int *count) { CALL; *count = (int)environment("FAKE_CUDA_DEVICES", 1); return 0; }
 EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) {
