@@ -29,7 +29,11 @@ pub fn install() -> Result<PathBuf> {
     let partial = dir.with_file_name(format!("nvidia.{}", std::process::id()));
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]);
-    pip.args(["--only-binary", ":all:", "--no-compile", "--target"]).arg(&partial).arg("-r").arg(&pinned);
+    // Without a network it is soon over: the tests then say what they lack.
+    pip.args(["--retries", "1", "--timeout", "30", "--only-binary", ":all:", "--no-compile", "--target"])
+        .arg(&partial)
+        .arg("-r")
+        .arg(&pinned);
     pip.env("PIP_ROOT_USER_ACTION", "ignore");
     let installed = tools::run(pip.stdin(Stdio::null()));
     let done = installed.and_then(|()| settle(&partial, &dir, &wanted));

@@ -4,8 +4,8 @@
 mod common;
 
 use elastic_cuda::arch::Arch;
-use elastic_cuda::kernels;
-use elastic_cuda::nvrtc::{Nvrtc, Usage};
+use elastic_cuda::nvrtc::{Nvrtc, Source, Usage};
+use elastic_cuda::{CudaError, kernels};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -47,14 +47,24 @@ fn judge(found: &[(String, Arch, Usage)], allowed: &[Allowance]) -> Vec<String> 
     out
 }
 
+/// NVIDIA's compiler; or none, which is said.
+fn compiler(test: &str) -> Option<Nvrtc> {
+    match common::nvidia() {
+        Ok(nvidia) => {
+            let lib = nvidia.join("lib");
+            let builtins = lib.join("libnvrtc-builtins.so.13.0");
+            Some(Nvrtc::load(&lib.join("libnvrtc.so.13"), Some(&builtins)).expect("the installed compiler"))
+        }
+        Err(why) => {
+            println!("skipped: {test}: {why}");
+            None
+        }
+    }
+}
+
 #[test]
 fn every_kernel_compiles_for_every_target_that_it_declares() {
-    let nvidia = match common::nvidia() {
-        Ok(nvidia) => nvidia.join("lib"),
-        Err(why) => return println!("skipped: every_kernel_compiles_for_every_target_that_it_declares: {why}"),
-    };
-    let builtins = nvidia.join("libnvrtc-builtins.so.13.0");
-    let nvrtc = Nvrtc::load(&nvidia.join("libnvrtc.so.13"), Some(&builtins)).expect("the installed compiler");
+    let Some(nvrtc) = compiler("every_kernel_compiles_for_every_target_that_it_declares") else { return };
     let start = Instant::now();
     let (mut files, mut cubins, mut found, mut broken) = (0, 0, Vec::new(), Vec::new());
     for source in kernels::all() {
@@ -96,4 +106,22 @@ fn a_spill_above_its_allowance_and_a_row_without_a_spill_are_found() {
     assert!(judge(&found(20), &row)[0].starts_with("a.cu f sm_90 spills 20 bytes, 16 are allowed"));
     assert!(judge(&found(4), &[])[0].starts_with("a.cu f sm_90 spills 4 bytes, 0 are allowed"));
     assert_eq!(judge(&found(0), &row), ["a.cu f sm_90: the row in spills.txt is not needed"]);
+}
+
+#[test]
+fn products_and_sums_round_apart_and_headers_come_with_the_source() {
+    let Some(nvrtc) = compiler("products_and_sums_round_apart_and_headers_come_with_the_source") else { return };
+    let code = |sum: &str| {
+        let header = format!("__device__ float sum(float a, float b, float c) {{ return {sum}; }}");
+        let text = "#include \"sum.cuh\"\nextern \"C\" __global__ void f(float* x) { x[3] = sum(x[0], x[1], x[2]); }";
+        let source = Source { name: "f.cu", text, headers: &[("sum.cuh", &header)] };
+        nvrtc.compile(&source, Arch::plain(9, 0)).expect("it compiles").bytes
+    };
+    let plain = code("a * b + c");
+    assert_eq!(plain, code("__fadd_rn(__fmul_rn(a, b), c)"), "rounded twice, as on the processor");
+    assert_ne!(plain, code("__fmaf_rn(a, b, c)"), "rounded once");
+    assert_ne!(code("a / b"), code("__fdividef(a, b)"), "an approximation only where the source says so");
+    let lacking = Source { name: "f.cu", text: "#include \"sum.cuh\"", headers: &[] };
+    let Err(CudaError::Compile { log, .. }) = nvrtc.compile(&lacking, Arch::plain(9, 0)) else { panic!("no header") };
+    assert!(log.contains("sum.cuh"), "{log}");
 }

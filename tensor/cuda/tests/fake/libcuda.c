@@ -4,7 +4,8 @@
 // so that every error path of the shell runs for real, through the linker. The one kernel that it can run is `fill`.
 // Compiled with -DWITH_CUDA_H it takes NVIDIA's own declarations, and the compiler compares.
 //
-// FAKE_CUDA_STUB makes it a toolkit's library for linking, which refuses everything. FAKE_CUDA_VERSION, FAKE_CUDA_INIT (a code), FAKE_CUDA_DEVICES and FAKE_CUDA_CAPABILITY (90 is 9.0) describe the machine.
+// FAKE_CUDA_STUB makes it a toolkit's library for linking, which refuses everything. FAKE_CUDA_VERSION, FAKE_CUDA_INIT (a
+// code), FAKE_CUDA_DEVICES and FAKE_CUDA_CAPABILITY (90 is 9.0) describe the machine.
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
