@@ -7,6 +7,7 @@ pub mod nvrtc;
 
 use crate::error::{CudaError, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 /// A function as declared here: the names that it has in libraries, the newest first, and its arguments' types.
@@ -22,8 +23,6 @@ macro_rules! functions {
         $(#[$doc])*
         pub struct $table {
             $(pub $field: unsafe extern "C" fn($($type),*) -> core::ffi::c_int,)*
-            /// Keeps the functions where they are.
-            _library: libloading::os::unix::Library,
         }
 
         impl $table {
@@ -36,10 +35,9 @@ macro_rules! functions {
             pub fn load(path: &std::path::Path, cure: &'static str) -> $crate::error::Result<$table> {
                 let library = $crate::ffi::open(path, cure)?;
                 Ok($table {
-                    // SAFETY: the type is that of NVIDIA's header, which `tests/declarations.rs` compares; the table
-                    // keeps the library, and with it the function, for as long as it is there itself.
+                    // SAFETY: the type is that of NVIDIA's header, which `tests/declarations.rs` compares; the library,
+                    // and with it the function, stays for as long as the process does.
                     $($field: unsafe { $crate::ffi::find(&library, path, &[$($symbol),+], cure)? },)*
-                    _library: library,
                 })
             }
         }
@@ -47,12 +45,18 @@ macro_rules! functions {
 }
 pub(crate) use functions;
 
-/// Loads a library for good or for as long as the value lives. Names without a folder are looked up by the system.
-pub(crate) fn open(path: &Path, cure: &'static str) -> Result<Library> {
+/// Loads a library for good. Names without a folder are looked up by the system.
+///
+/// It is never unloaded: CUDA's libraries leave threads and handlers for the process's end, which would then lead nowhere.
+pub(crate) fn open(path: &Path, cure: &'static str) -> Result<ManuallyDrop<Library>> {
     // SAFETY: the code that a library runs when it is loaded is NVIDIA's, from a place that the search list names.
     // Global: what is loaded later (nvrtc's builtins, cuBLAS's kernels) finds it by its name.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-    library.map_err(|error| CudaError::Unloadable { path: path.into(), why: cause(&error), cure })
+    library.map(ManuallyDrop::new).map_err(|error| CudaError::Unloadable {
+        path: path.into(),
+        why: cause(&error),
+        cure,
+    })
 }
 
 /// The linker's own words, where it has any.

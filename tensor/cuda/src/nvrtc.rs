@@ -70,20 +70,20 @@ pub struct Nvrtc {
     functions: NvrtcFunctions,
     path: PathBuf,
     version: NvrtcVersion,
-    builtins: Option<(PathBuf, libloading::os::unix::Library)>,
+    builtins: Option<PathBuf>,
 }
 
 impl Nvrtc {
     /// Loads the compiler, and its builtins before it: it looks for them by their bare name.
     pub fn load(path: &Path, builtins: Option<&Path>) -> Result<Nvrtc> {
         let cure = Library::Nvrtc.cure();
-        let builtins = builtins.map(|path| Ok((path.to_path_buf(), ffi::open(path, cure)?))).transpose()?;
+        builtins.map(|path| ffi::open(path, cure)).transpose()?;
         let functions = NvrtcFunctions::load(path, cure)?;
         let (mut major, mut minor) = (0, 0);
         // SAFETY: the function writes two ints.
         check("nvrtcVersion", unsafe { (functions.version)(&mut major, &mut minor) })?;
         let version = NvrtcVersion { major: major.unsigned_abs(), minor: minor.unsigned_abs() };
-        Ok(Nvrtc { functions, path: path.into(), version, builtins })
+        Ok(Nvrtc { functions, path: path.into(), version, builtins: builtins.map(Path::to_path_buf) })
     }
 
     pub fn path(&self) -> &Path {
@@ -91,7 +91,7 @@ impl Nvrtc {
     }
 
     pub fn builtins(&self) -> Option<&Path> {
-        self.builtins.as_ref().map(|(path, _)| path.as_path())
+        self.builtins.as_deref()
     }
 
     pub fn version(&self) -> NvrtcVersion {
