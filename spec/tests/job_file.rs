@@ -258,7 +258,11 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
         _ => LrSchedule::Step { warmup, every, gamma: 1.0 - end },
     });
     let length = (any::<bool>(), 1u64..1 << 48).prop_map(|(s, n)| if s { Length::Steps(n) } else { Length::Epochs(n) });
-    let clip = (prop::option::of(1e-300f64..1e9), prop_oneof![Just(NonFinite::Fail), Just(NonFinite::Skip)]);
+    let clip = (
+        prop::option::of(1e-300f64..1e9),
+        prop_oneof![Just(NonFinite::Fail), Just(NonFinite::Skip)],
+        prop::option::of(1e-9f64..0.9999),
+    );
     let patterns = prop::collection::vec("[a-z*?.\"\\\\]{1,9}", 1..3);
     let group = (patterns, 0.0f64..1000.0, prop::option::of(0.0f64..1.0));
     let group = group.prop_map(|(patterns, lr_scale, weight_decay)| Group { patterns, lr_scale, weight_decay });
@@ -273,7 +277,7 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
             length,
             optimizer,
             lr_schedule,
-            (lr, (clip_norm, non_finite), label_smoothing, (validate_every, groups)),
+            (lr, (clip_norm, non_finite, ema), label_smoothing, (validate_every, groups)),
         )| {
             TrainSpec {
                 global_batch: each << power,
@@ -286,6 +290,7 @@ fn any_train() -> impl Strategy<Value = TrainSpec> {
                 lr_schedule,
                 clip_norm,
                 non_finite,
+                ema,
                 label_smoothing,
                 validate_every,
                 groups,

@@ -10,6 +10,7 @@ pub mod autograd;
 pub mod bf16;
 pub mod cost;
 pub mod eager;
+pub mod ema;
 pub mod exec;
 pub mod float_mode;
 mod freeze;

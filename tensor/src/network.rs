@@ -4,6 +4,7 @@
 //! used them (the order in which their gradients are finished), then buffers. Who computes which shard, and
 //! how leaves are summed, is the worker's business; what is done with the sum, `optim`'s.
 
+use crate::ema;
 use crate::exec::{Bound, Scratch, Watch, run, run_seen};
 use crate::float_mode::Ieee;
 use crate::fuse::fuse;
@@ -17,6 +18,7 @@ use crate::optim::{self, Update, UpdateReport};
 use crate::plan::{Goal, Plan};
 use crate::real::Single;
 use crate::recompute::recompute;
+use crate::team::Team;
 use crate::tensor::Tensor;
 use crate::units::{self, Asked};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
@@ -141,6 +143,12 @@ pub trait Network: Send + Sync {
     fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
         let _ = scratch;
         optim::apply(optimizer, update)
+    }
+
+    /// One step of an average of the weights ([`ema::follow`]), on the scratch's threads where the network has such.
+    fn follow(&self, scratch: &mut dyn Any, decay: f64, weights: &[f32], average: &mut [f32]) {
+        let _ = scratch;
+        ema::follow(&Team::new(1), decay, weights, average);
     }
 
     /// Memory and threads for all of these, for one call at a time. `threads` counts the caller's.
@@ -401,6 +409,11 @@ impl<F: Single> Network for Compiled<F> {
     fn update(&self, scratch: &mut dyn Any, optimizer: &Optimizer, update: Update<'_>) -> UpdateReport {
         let scratch = scratch.downcast_mut::<Scratch<F>>().expect(OWN_SCRATCH);
         optim::apply_on(scratch.team(), optimizer, update)
+    }
+
+    fn follow(&self, scratch: &mut dyn Any, decay: f64, weights: &[f32], average: &mut [f32]) {
+        let scratch = scratch.downcast_mut::<Scratch<F>>().expect(OWN_SCRATCH);
+        ema::follow(scratch.team(), decay, weights, average);
     }
 
     fn new_scratch(&self, threads: usize) -> Box<dyn Any + Send> {

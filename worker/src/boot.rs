@@ -96,6 +96,7 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     let mut state = computed.first_state();
     if let Some(path) = &order.spec.model.init {
         init_from(order, path, &computed, &mut state).with_context(|| format!("model.init \"{path}\""))?;
+        computed.begin_average(&mut state);
     }
     let restored = restore(&computed, &mut state, &order.checkpoints())?;
     Ok(Booted { job: computed, state, restored })

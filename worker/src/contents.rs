@@ -8,7 +8,7 @@ use bytes::Bytes;
 use elastic_checkpoint::{Contents, TensorBytes};
 use elastic_spec::Step;
 use elastic_spec::weights::Dtype;
-use elastic_tensor::ParamInfo;
+use elastic_tensor::{ParamInfo, moments_of};
 use std::collections::BTreeMap;
 
 impl Job {
@@ -17,7 +17,8 @@ impl Job {
         let step = self.schedule.step_at(state.round);
         let weights = layout.params.iter().chain(&layout.buffers).map(|p| tensor(p.name.clone(), p, &state.floats));
         let moments = state.moments.iter().enumerate();
-        let moments = moments.flat_map(|(i, m)| layout.params.iter().map(move |p| tensor(moment_name(p, i), p, m)));
+        let moments =
+            moments.flat_map(|(i, m)| layout.params.iter().map(move |p| tensor(self.vector_name(p, i), p, m)));
         Contents {
             step,
             round: state.round,
@@ -47,7 +48,7 @@ impl Job {
         }
         for (i, moment) in state.moments.iter_mut().enumerate() {
             for param in &layout.params {
-                fill(&optimizer, &moment_name(param, i), param, moment)?;
+                fill(&optimizer, &self.vector_name(param, i), param, moment)?;
             }
         }
         let rows = contents.rows.chunks_exact(Row::BYTES);
@@ -62,15 +63,19 @@ impl Job {
         Ok(())
     }
 
+    /// Of the vectors beside the weights: the optimizer's moments, then the average.
+    fn vector_name(&self, param: &ParamInfo, i: usize) -> String {
+        match i < moments_of(&self.spec.train.optimizer) {
+            true => format!("{}.moment{i}", param.name),
+            false => format!("{}.average", param.name),
+        }
+    }
+
     /// Where the loader stands after `step` steps.
     fn cursor(&self, step: Step) -> BTreeMap<String, String> {
         let (epoch, batch) = elastic_loader::epoch_of(step, self.data.train_samples(), self.plan.global_batch);
         [("loader.epoch".to_string(), epoch.to_string()), ("loader.batch".to_string(), batch.to_string())].into()
     }
-}
-
-fn moment_name(param: &ParamInfo, i: usize) -> String {
-    format!("{}.moment{i}", param.name)
 }
 
 fn tensor(name: String, param: &ParamInfo, floats: &[f32]) -> TensorBytes {

@@ -48,13 +48,30 @@ impl Job {
 
     /// The state before the first step.
     pub fn first_state(&self) -> State {
-        let moments = optim::moments_of(&self.spec.train.optimizer);
-        State {
+        let moments = optim::moments_of(&self.spec.train.optimizer) + usize::from(self.spec.train.ema.is_some());
+        let mut state = State {
             round: Round(0),
             floats: self.network.init(self.spec.train.seed),
             moments: vec![vec![0.0; self.network.layout().param_floats()]; moments],
             rows: Vec::new(),
+        };
+        self.begin_average(&mut state);
+        state
+    }
+
+    /// The average begins as the initial weights, wherever those come from.
+    pub fn begin_average(&self, state: &mut State) {
+        if self.spec.train.ema.is_some() {
+            let average = state.moments.last_mut().expect("the average is the last of the vectors");
+            let params = average.len();
+            average.copy_from_slice(&state.floats[..params]);
         }
+    }
+
+    /// Where an average of the weights is kept: what is evaluated, the average and then the buffers.
+    pub fn average(&self, state: &State) -> Option<Vec<f32>> {
+        let average = self.spec.train.ema.and(state.moments.last())?;
+        Some([average, &state.floats[average.len()..]].concat())
     }
 
     /// Most shards of a unit: those whose leaves are computed and added in one call.
@@ -174,6 +191,7 @@ impl Job {
         // Leaves were scaled by the constant 1/B; the mean is over the samples (or tokens) that count.
         // Infinite where nothing counts: the update then leaves the gradient at zero.
         let correction = f64::from(train.global_batch) / tail.count as f64;
+        let of_optimizer = optim::moments_of(&train.optimizer);
         let report = self.network.update(
             scratch,
             &train.optimizer,
@@ -181,7 +199,7 @@ impl Job {
                 layout: self.network.layout(),
                 reduced,
                 state: &mut state.floats,
-                moments: &mut state.moments,
+                moments: &mut state.moments[..of_optimizer],
                 step: step.0,
                 lr,
                 correction: correction as f32,
@@ -194,6 +212,10 @@ impl Job {
                 NonFinite::Fail => return Err(found),
                 NonFinite::Skip => tracing::warn!("{found}; the step moved nothing"),
             }
+        }
+        if let (Some(decay), None) = (train.ema, report.not_finite) {
+            let average = &mut state.moments[of_optimizer];
+            self.network.follow(scratch, decay, &state.floats[..average.len()], average);
         }
         state.rows.push(Row { train: tail, lr, grad_norm: report.grad_norm, validation: Tail::default() });
         Ok(())

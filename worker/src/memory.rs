@@ -15,9 +15,9 @@ use std::path::PathBuf;
 /// Bytes of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Parameters and running statistics.
+    /// Parameters and running statistics; once more where the average of the weights is what is evaluated.
     pub state_bytes: u64,
-    /// The optimizer's moments.
+    /// The optimizer's moments, and the average of the weights.
     pub optimizer_bytes: u64,
     /// Vectors as long as the gradient: a unit's sum, the sums that wait for their sibling in the tree, the reduced one, and
     /// it once more as chunks.
@@ -38,10 +38,11 @@ impl Memory {
         let shards = usize::from(spec.train.shards);
         let unit = unit_of(network, shards);
         let (state, gradient) = (4 * layout.floats() as u64, 4 * layout.reduced_floats() as u64);
-        let optimizer = 4 * (layout.param_floats() * moments_of(&spec.train.optimizer)) as u64;
+        let ema = usize::from(spec.train.ema.is_some());
+        let optimizer = 4 * (layout.param_floats() * (moments_of(&spec.train.optimizer) + ema)) as u64;
         let levels = u64::from((shards / unit).ilog2());
         Memory {
-            state_bytes: state,
+            state_bytes: state * (1 + ema as u64),
             optimizer_bytes: optimizer,
             gradient_bytes: gradient * (3 + levels),
             arena_bytes: 4 * network.arena_floats(unit) as u64,
@@ -229,6 +230,9 @@ mod tests {
         assert_eq!(memory.input_bytes, 3 * 32 * (4 * 10 + 8), "one ahead, one in use, one being made");
         // The unit's 32 samples have at least their hidden layer and its gradient.
         assert!(memory.arena_bytes >= 2 * 4 * 32 * 100 && memory.arena_bytes < 1 << 20, "{memory:?}");
+        let averaged = planned(&spec("global_batch = 32\nshards = 8\nema = 0.999"));
+        assert_eq!((averaged.state_bytes, averaged.optimizer_bytes), (8 * params, 12 * params));
+        assert_eq!(averaged.checkpoint_bytes, 16 * params);
         let sgd = planned(&spec("global_batch = 32\noptimizer = \"sgd\""));
         assert_eq!(sgd.optimizer_bytes, 0);
         let total: u64 = memory.parts().iter().map(|(_, bytes)| bytes).sum();

@@ -10,6 +10,7 @@ use crate::job::Job;
 use crate::not_finite;
 use crate::state::State;
 use elastic_spec::Round;
+use elastic_spec::job::schedule::Kind;
 use elastic_spec::layout::{Tail, canonical};
 use elastic_spec::tree::TreeNode;
 use std::any::Any;
@@ -36,6 +37,8 @@ pub struct Sum {
 pub struct Pool {
     pub shared: Arc<Shared>,
     scratch: Box<dyn Any + Send>,
+    /// The average of the weights that the latest validation evaluates.
+    average: Option<(Round, Vec<f32>)>,
 }
 
 impl Shared {
@@ -69,14 +72,25 @@ impl Shared {
 impl Pool {
     /// A seat with `threads`, the caller's among them.
     pub fn new(shared: Arc<Shared>, threads: usize) -> Pool {
-        Pool { scratch: shared.job.network.new_scratch(threads.max(1)), shared }
+        Pool { scratch: shared.job.network.new_scratch(threads.max(1)), shared, average: None }
     }
 
     /// The sum of the leaves of `round` under `node`, from the state that is held.
     pub fn sum(&mut self, round: Round, node: TreeNode) -> Sum {
         let shared = self.shared.clone();
         let state = shared.state.read().expect("no one panics while writing the state");
-        self.under(round, node, &state.floats)
+        if let Kind::Train(_) = shared.job.schedule.kind(round) {
+            return self.under(round, node, &state.floats);
+        }
+        let kept = self.average.take().filter(|(of, _)| *of == round).map(|(_, average)| average);
+        match kept.or_else(|| shared.job.average(&state)) {
+            None => self.under(round, node, &state.floats),
+            Some(average) => {
+                let sum = self.under(round, node, &average);
+                self.average = Some((round, average));
+                sum
+            }
+        }
     }
 
     /// Makes the state of the next round. The error is what ends the job, with where it began.

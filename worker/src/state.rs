@@ -16,7 +16,7 @@ pub struct State {
     pub round: Round,
     /// Parameters, then buffers.
     pub floats: Vec<f32>,
-    /// The optimizer's memory: vectors over the parameters.
+    /// The optimizer's memory: vectors over the parameters. The average of the weights, if one is kept, is the last.
     pub moments: Vec<Vec<f32>>,
     /// One for each step done.
     pub rows: Vec<Row>,

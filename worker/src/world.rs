@@ -185,6 +185,7 @@ impl Setting {
                 lr_schedule: LrSchedule::Constant { warmup: 0 },
                 clip_norm: None,
                 non_finite: Default::default(),
+                ema: None,
                 label_smoothing: 0.0,
                 validate_every: 10,
                 groups: vec![],

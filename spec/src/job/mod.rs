@@ -167,6 +167,10 @@ pub struct TrainSpec {
     /// job is what it was before there was the key.
     #[serde(default, skip_serializing_if = "NonFinite::is_fail")]
     pub non_finite: NonFinite,
+    /// Decay of the average of the weights that is kept beside them, 0..1; None: none is kept. Left out then, for the
+    /// digest's sake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Cross-entropy label smoothing, 0..1.
     pub label_smoothing: f32,
     /// Validate after every so many steps, and after the last; 0: after the last only.

@@ -143,6 +143,7 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
         lr_schedule,
         clip_norm,
         non_finite,
+        ema,
         label_smoothing,
         validate_every,
         groups,
@@ -167,6 +168,9 @@ fn print_train(page: &mut Page, train: &TrainSpec) {
         NonFinite::Skip => "skip",
     };
     page.line("non_finite", text(word));
+    if let Some(ema) = ema {
+        page.line("ema", float(*ema));
+    }
     page.line("label_smoothing", float32(*label_smoothing));
     page.line("validate_every", validate_every.to_string());
     for Group { patterns, lr_scale, weight_decay } in groups {

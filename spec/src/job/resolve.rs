@@ -312,6 +312,7 @@ fn read_train(
         "skip" => NonFinite::Skip,
         _ => NonFinite::Fail,
     });
+    let ema = section.float("ema");
     let label_smoothing = section.float32("label_smoothing");
     let validate_every = section.int("validate_every");
     let groups = groups::read(section);
@@ -329,6 +330,7 @@ fn read_train(
         lr_schedule: lr_schedule?,
         clip_norm,
         non_finite: non_finite?,
+        ema,
         label_smoothing: label_smoothing?,
         validate_every: validate_every?,
         groups: groups?,
