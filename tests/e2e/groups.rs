@@ -24,14 +24,14 @@ fn groups_train_to_the_same_bits_on_any_number_of_workers_and_to_others_than_wit
 }
 
 #[test]
-fn a_group_of_nothing_fails_the_job_with_names_that_are_near() {
+fn a_group_of_nothing_is_refused_with_names_that_are_near() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut command = Command::new(elastic());
     command.arg("submit").arg(job_file("digits")).args(["--local", "--workers", "1", "--runs"]);
     command.arg(dir.path().join("runs")).args(["--set", "train.groups=[{ match = [\"layer.0.*\"], lr_scale = 0.1 }]"]);
     let out = command.current_dir(dir.path()).output().expect("elastic starts");
     let said = [out.stdout, out.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert_eq!(out.status.code(), Some(2), "{said}");
     let told = "train.groups.match: \"layer.0.*\" matches no parameter; near it are `layers.0.";
     assert!(said.contains(told), "{said}");
 }

@@ -9,7 +9,7 @@
 //! | [`agent_link`], [`status`] | status up, orders down |
 //! | [`member_loop`] | the one task that owns the member |
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
-//! | [`memory`], [`profile`] | what a worker will hold, and where the time of a step goes: without a cluster |
+//! | [`planned`], [`memory`], [`profile`] | what a worker will hold, and where the time of a step goes: without a cluster |
 //! | [`not_finite`] | a step whose gradient is not finite: what is told of it |
 //! | [`ahead`], [`inputs`] | batches, made ahead of their steps beside it |
 //! | [`sums`] | owned chunks, added up beside it |
@@ -29,6 +29,7 @@ mod job;
 mod member_loop;
 pub mod memory;
 mod not_finite;
+pub mod planned;
 mod pool;
 pub mod profile;
 mod publisher;

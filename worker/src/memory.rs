@@ -6,11 +6,10 @@
 use crate::ahead::batches_max;
 use crate::job::unit_of;
 use elastic_spec::batch::DataShape;
-use elastic_spec::job::{JobSpec, ModelKind, Optimizer};
+use elastic_spec::job::{JobSpec, Optimizer};
 use elastic_spec::limits::{LOG_BYTES_MAX, LOG_ROUNDS_MAX};
 use elastic_tensor::{Network, moments_of};
 use serde::Serialize;
-use std::path::PathBuf;
 
 /// Bytes of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -50,19 +49,6 @@ impl Memory {
             checkpoint_bytes: state + optimizer,
             log_bytes: (gradient * LOG_ROUNDS_MAX as u64).min(LOG_BYTES_MAX as u64),
         }
-    }
-
-    /// That of a job whose model `elastic` builds; None of one of the user's own. `files` says where on this machine
-    /// an input lies.
-    pub fn of_job(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> anyhow::Result<Option<Memory>> {
-        if let ModelKind::Own { .. } = spec.model.kind {
-            return Ok(None);
-        }
-        let shape = elastic_loader::shape(spec, files)?;
-        let samples = elastic_loader::Plan::from(&spec.train).shard_samples() as usize;
-        let network = elastic_models::build_in(spec.train.dtype, &spec.model.kind, &shape, samples)
-            .map_err(anyhow::Error::msg)?;
-        Ok(Some(Memory::plan(spec, &shape, &*network)))
     }
 
     fn parts(&self) -> [(&'static str, u64); 7] {
@@ -216,7 +202,7 @@ mod tests {
     }
 
     fn planned(spec: &JobSpec) -> Memory {
-        Memory::of_job(spec, &|path| path.into()).unwrap().unwrap()
+        crate::planned::planned(spec, &|path| path.into()).unwrap().unwrap().memory
     }
 
     #[test]

@@ -16,6 +16,7 @@ use elastic_spec::api::{JobState, JobStatus, Submit};
 use elastic_spec::job::{JobSpec, ModelKind};
 use elastic_spec::{JobId, NodeId};
 use elastic_worker::memory::{self, Memory};
+use elastic_worker::planned::{self, Planned};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -47,7 +48,10 @@ pub async fn run(args: args::Submit) -> Outcome {
         }
         // The inputs of a job for a cluster need not be here; then nothing is known of its size.
         match planned(&file.spec) {
-            Ok(Some(memory)) => eprintln!("{}", memory_of_each(&memory)),
+            Ok(Some(planned)) => {
+                eprintln!("{}", memory_of_each(&planned.memory));
+                check_names(&planned)?;
+            }
             Ok(None) => {}
             Err(why) => eprintln!("planned memory is not known: {why:#}"),
         }
@@ -76,7 +80,9 @@ async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, sin
     elastic_worker::device::check(file.spec.resources.device).map_err(|why| mistake(anyhow!(why)))?;
     inputs::find_here(&mut file.spec)?;
     // What is wrong with model and data together, a worker tells.
-    if let Ok(Some(memory)) = planned(&file.spec) {
+    if let Ok(Some(planned)) = planned(&file.spec) {
+        check_names(&planned)?;
+        let memory = planned.memory;
         let fits = memory.check(slots(args, &file.spec), memory::room(), &file.spec);
         fits.map_err(|why| mistake(anyhow!(why)).context("not enough memory"))?;
         eprintln!("{}", memory_of_each(&memory));
@@ -90,8 +96,12 @@ async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, sin
 }
 
 /// What a worker will hold; None of a model of the user's own, which only its program knows.
-fn planned(spec: &JobSpec) -> Result<Option<Memory>> {
-    Memory::of_job(spec, &|path| PathBuf::from(path))
+fn planned(spec: &JobSpec) -> Result<Option<Planned>> {
+    planned::planned(spec, &|path| PathBuf::from(path))
+}
+
+fn check_names(planned: &Planned) -> Result<()> {
+    planned.names.clone().map_err(|why| mistake(anyhow!(why)))
 }
 
 fn memory_of_each(memory: &Memory) -> String {
@@ -277,8 +287,9 @@ async fn on_cluster(
     let found = inputs::find(&spec)?;
     inputs::fix_digest(&mut spec, &found)?;
     // What is only on the nodes cannot be asked about here.
-    if let (true, Ok(Some(memory))) = (found.iter().all(|input| input.bytes.is_some()), planned(&spec)) {
-        eprintln!("{}", memory_of_each(&memory));
+    if let (true, Ok(Some(planned))) = (found.iter().all(|input| input.bytes.is_some()), planned(&spec)) {
+        check_names(&planned)?;
+        eprintln!("{}", memory_of_each(&planned.memory));
     }
     let coordinator = cluster.connect().await?;
     let blobs = inputs::upload(&coordinator, found, |line| eprintln!("{line}")).await?;
