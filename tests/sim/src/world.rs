@@ -470,6 +470,7 @@ fn spec(config: &Config, min_workers: u16, max_workers: u16) -> JobSpec {
             lr_schedule: job::LrSchedule::Constant { warmup: 0 },
             clip_norm: None,
             non_finite: Default::default(),
+            ema: None,
             label_smoothing: 0.0,
             validate_every: config.schedule.validate_every,
             groups: vec![],

@@ -213,6 +213,7 @@ fn spec() -> String {
             lr_schedule: LrSchedule::Constant { warmup: 0 },
             clip_norm: None,
             non_finite: Default::default(),
+            ema: None,
             label_smoothing: 0.0,
             validate_every: 0,
             groups: vec![],

@@ -413,6 +413,7 @@ fn spec(plan: &Plan) -> JobSpec {
             lr_schedule: LrSchedule::Cosine { warmup: 5, end: 0.1 },
             clip_norm: Some(1.0),
             non_finite: Default::default(),
+            ema: None,
             label_smoothing: 0.0,
             validate_every: VALIDATE_EVERY,
             groups: vec![],
