@@ -17,6 +17,8 @@ pub enum CudaError {
     NoFunction { path: PathBuf, symbol: &'static str, cure: &'static str },
     #[error("{what} is version {found}, and {needed} is the oldest that works; {cure}", found = version(*found), needed = version(*needed))]
     TooOld { what: &'static str, found: u32, needed: u32, cure: &'static str },
+    #[error("{} is version {found}, and {needed} is the oldest that works; {cure}", path.display())]
+    OldLibrary { path: PathBuf, found: String, needed: String, cure: &'static str },
     #[error("{call}: {name} ({code}){}; {cure}", if text.is_empty() { String::new() } else { format!(": {text}") })]
     Call { call: &'static str, code: i32, name: String, text: String, cure: &'static str },
     #[error("{what} for {arch} does not compile:\n{log}")]

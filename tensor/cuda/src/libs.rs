@@ -108,6 +108,12 @@ impl Libraries {
     }
 }
 
+/// The first file of a library that loads, among those that its places hold. For a library that is not opened with
+/// the others.
+pub fn load<T>(library: Library, around: &Surroundings, load: impl Fn(&Path) -> Result<T>) -> Result<T> {
+    first_that_loads(library, None, &search::places(around, &list), load)
+}
+
 /// Tries the candidates in their order. Where none loads, the first file that was there says why it does not.
 fn first_that_loads<T>(
     library: Library,
