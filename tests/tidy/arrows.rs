@@ -11,6 +11,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("elastic-control", &["elastic-spec"], "every decision of the cluster, replayable without a runtime"),
     ("elastic-member", &["elastic-spec"], "the protocol of one rank, run unchanged by the simulator"),
     ("elastic-collectives", &["elastic-spec"], "moves frames; usable in a plain program without a coordinator"),
+    (
+        "elastic-nccl",
+        &["elastic-spec", "elastic-cuda"],
+        "moves bytes between GPUs; keeps device libraries out of elastic-collectives, and knows no transport",
+    ),
     ("elastic-checkpoint", &["elastic-spec"], "knows bytes and names, not tensors, not the cluster"),
     ("elastic-loader", &["elastic-spec"], "a pure function from (seed, epoch, step, shard) to samples"),
     ("elastic-tensor", &["elastic-spec"], "the engine is usable in a plain program without a cluster"),

@@ -50,7 +50,7 @@ pub fn run() -> Result<ExitCode> {
         }
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
-    let libraries = nvidia::install()?.join("nvidia/cu13/lib");
+    let libraries = nvidia::install_compiler()?.join("nvidia/cu13/lib");
 
     tools::run(&mut build())?;
     let mut compile = Command::new(release.join(PROGRAM));

@@ -20,7 +20,7 @@ Usage: cargo xtask <chore>
 
   test [--full] [FILTER…]  install what is missing, build, run every test; ends with the counts
                            --full: also long chaos runs and many seeds; FILTER: only tests whose names contain it
-  nvidia                   install NVIDIA's compiler and headers into target/nvidia; tests of kernels need them
+  nvidia                   install NVIDIA's compiler, headers and NCCL below target; tests of kernels and of NCCL need them
   gpu-bundle               a folder to carry to a machine with a GPU: the self-test with all machine code inside, run.sh
   lint                     clippy with warnings denied, and the format check
   bench <name> [ARG…]      stall     stall of the survivors when one of 3 workers is killed

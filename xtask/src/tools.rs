@@ -52,9 +52,13 @@ pub fn install_missing() {
         Ok(()) => {}
         Err(error) => println!("etcd is not installed ({error:#}); tests that need a real etcd will be skipped"),
     }
-    match nvidia::install() {
+    match nvidia::install_compiler() {
         Ok(_) => {}
         Err(error) => println!("no CUDA compiler ({error:#}); tests that compile kernels will be skipped"),
+    }
+    match nvidia::install_nccl() {
+        Ok(_) => {}
+        Err(error) => println!("no NCCL ({error:#}); tests of NVIDIA's own library will be skipped"),
     }
 }
 

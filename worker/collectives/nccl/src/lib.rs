@@ -1,0 +1,36 @@
+//! NCCL as the wire of the exact reduction between GPUs: loaded at run time, never waited for without a bound, and
+//! aborted from another thread when a member is lost.
+//!
+//! NCCL's own all-reduce adds in an order that depends on the number of ranks, so it never adds here. Contributions go to the
+//! owners of chunks by grouped sends and receives, owners add along the tree by kernels of their own, and the finished
+//! chunks go to everyone. What of this has run on a GPU, and what has not: `docs/gpu-nccl.md`.
+//!
+//! | part | is |
+//! |---|---|
+//! | [`plan`](mod@plan) | which bytes go to whom in a round: a pure function of view, layout and rank |
+//! | [`meeting`] | how the members of a view come to one communicator: pure, on frames of our own |
+//! | [`Nccl`] | the library: found, loaded, its version checked |
+//! | [`Communicator`] | one generation of members: made, used by one thread, aborted by any, closed in order |
+//! | [`round`] | runs a plan on a communicator |
+//! | [`environment`] | what lets several ranks share one GPU |
+//!
+//! A crate of its own, so that `elastic-collectives` stays free of device libraries and of `unsafe`.
+
+pub mod communicator;
+mod config;
+pub mod environment;
+mod error;
+pub mod ffi;
+mod lending;
+mod library;
+pub mod meeting;
+pub mod plan;
+pub mod round;
+mod version;
+
+pub use communicator::{Aborter, Communicator, Seat};
+pub use config::Config;
+pub use error::{NcclError, Result};
+pub use library::{Nccl, OPTIONAL, UniqueId};
+pub use plan::{Plan, Spread, plan};
+pub use version::{OLDEST, Version};
