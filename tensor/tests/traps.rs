@@ -218,6 +218,27 @@ fn a_row_of_128k_logits_at_ten_thousand_has_an_exact_loss() {
     }
 }
 
+/// Panels of a product are padded with zeros: a padded logit of 0 must take no share of the probability.
+#[test]
+fn a_vocabulary_that_fills_no_panel_has_no_more_logits_than_words() {
+    for vocab in [1usize, 2, 31, 33, 250, 1009] {
+        let build: Build = |g, x, ints| {
+            let logits = apply(g, Op::Linear(Linear), x)?;
+            apply(g, Op::CrossEntropy(CrossEntropy), &[logits, ints])
+        };
+        let mut case = case(&[&[3, 5], &[vocab, 5]], build);
+        let last = vocab as i32 - 1;
+        case.ints = Ints::new(&[3], &[0, last, last / 2]);
+        // Logits of exactly 0 are as likely as each other: a uniform guess among the words.
+        let weight = random("words", 5 * vocab);
+        let out = case.run::<f32>(&[vec![0.0; 15], weight.clone()], &[1.0; 3]);
+        let wanted = libm::log(vocab as f64);
+        assert!(out.y.iter().all(|loss| (f64::from(*loss) - wanted).abs() < 1e-6), "{vocab}: {:?}, {wanted}", out.y);
+        let exact = case.run::<f64>(&[vec![0.0; 15], weight], &[1.0; 3]);
+        assert!(common::distance(&out.dx[0], &exact.dx[0]) < 1e-6, "{vocab}");
+    }
+}
+
 #[test]
 fn attention_with_scores_of_ten_thousand_picks_the_largest() {
     let (tokens, width) = (70, 4);
