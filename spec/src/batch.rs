@@ -26,7 +26,10 @@ impl Batch {
     /// Without samples, and with the memory that it has.
     pub fn clear(&mut self) {
         let Batch { features, tokens, targets, slots } = self;
-        (features.clear(), tokens.clear(), targets.clear(), slots.clear());
+        features.clear();
+        tokens.clear();
+        targets.clear();
+        slots.clear();
     }
 }
 

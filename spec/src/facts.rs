@@ -125,7 +125,7 @@ pub struct Metrics {
     pub validation: Option<(Step, Tail)>,
     /// Median step time lately, in microseconds.
     pub step_us: u64,
-    /// Mean time lately that a step waited for its samples, in microseconds.
+    /// Mean time lately that a step waited for its samples on the worker that tells this, in microseconds.
     pub input_wait_us: u64,
 }
 

@@ -48,7 +48,12 @@ impl Job {
         }
         for (i, moment) in state.moments.iter_mut().enumerate() {
             for param in &layout.params {
-                fill(&optimizer, &self.vector_name(param, i), param, moment)?;
+                let name = self.vector_name(param, i);
+                ensure!(
+                    !name.ends_with(AVERAGE) || optimizer.contains_key(&name),
+                    "the checkpoint keeps no average of the weights; leave out train.ema, or start a new run"
+                );
+                fill(&optimizer, &name, param, moment)?;
             }
         }
         let rows = contents.rows.chunks_exact(Row::BYTES);
@@ -67,7 +72,7 @@ impl Job {
     fn vector_name(&self, param: &ParamInfo, i: usize) -> String {
         match i < moments_of(&self.spec.train.optimizer) {
             true => format!("{}.moment{i}", param.name),
-            false => format!("{}.average", param.name),
+            false => format!("{}{AVERAGE}", param.name),
         }
     }
 
@@ -77,6 +82,8 @@ impl Job {
         [("loader.epoch".to_string(), epoch.to_string()), ("loader.batch".to_string(), batch.to_string())].into()
     }
 }
+
+const AVERAGE: &str = ".average";
 
 fn tensor(name: String, param: &ParamInfo, floats: &[f32]) -> TensorBytes {
     let floats = &floats[param.offset..param.offset + param.len];

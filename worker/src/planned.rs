@@ -2,7 +2,7 @@
 
 use crate::memory::Memory;
 use elastic_spec::job::names::select;
-use elastic_spec::job::{JobSpec, ModelKind};
+use elastic_spec::job::{JobSpec, ModelKind, group_of, idle};
 use elastic_tensor::Network;
 use std::path::PathBuf;
 
@@ -11,6 +11,8 @@ pub struct Planned {
     pub memory: Memory,
     /// What is wrong with patterns of parameter names (`model.freeze`, `model.init_except`, `train.groups`).
     pub names: Result<(), String>,
+    /// Groups that do nothing: a job that runs has always gone on with them.
+    pub warnings: Vec<String>,
 }
 
 /// Of a job whose model `elastic` builds; None of one of the user's own. `files` says where on this machine an input
@@ -24,7 +26,10 @@ pub fn planned(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> anyhow::Resul
     let mut network =
         elastic_models::build_in(spec.train.dtype, &spec.model.kind, &shape, samples).map_err(anyhow::Error::msg)?;
     let memory = Memory::plan(spec, &shape, &*network);
-    Ok(Some(Planned { memory, names: names(spec, &mut *network) }))
+    let known: Vec<&str> = network.layout().params.iter().map(|info| info.name.as_str()).collect();
+    let found = group_of(&spec.train.groups, &known);
+    let warnings = found.map(|found| idle(&spec.train.groups, &found)).unwrap_or_default();
+    Ok(Some(Planned { memory, names: names(spec, &mut *network), warnings }))
 }
 
 /// All mistakes at once.

@@ -44,9 +44,9 @@ fn words(status: &JobStatus) -> String {
         }
         let step_ms = metrics.step_us as f64 / 1e3;
         let mut throughput = format!("{} samples/s, {step_ms:.1} ms a step", show::count(status.samples_per_second));
-        if metrics.input_wait_us * WAIT_SHARE > metrics.step_us {
+        if metrics.input_wait_us.saturating_mul(WAIT_SHARE) > metrics.step_us {
             let wait_ms = metrics.input_wait_us as f64 / 1e3;
-            throughput += &format!(", of which {wait_ms:.1} ms wait for samples");
+            throughput += &format!("; lately steps waited {wait_ms:.1} ms for samples on average");
         }
         say("throughput", throughput);
     }

@@ -101,6 +101,7 @@ fn planned(spec: &JobSpec) -> Result<Option<Planned>> {
 }
 
 fn check_names(planned: &Planned) -> Result<()> {
+    planned.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     planned.names.clone().map_err(|why| mistake(anyhow!(why)))
 }
 

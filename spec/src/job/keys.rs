@@ -269,7 +269,7 @@ pub const KEYS: &[Key] = &[
     train("non_finite", When::Always, Kind::OneOf(NON_FINITE), Is("\"fail\""), "",
         "A step whose gradient is not finite: `fail` ends the job and says where it came from. `skip` leaves weights, moments and running statistics as they are, on every worker alike; the step counts, and its row says so."),
     train("ema", When::Always, float(POSITIVE, BELOW_ONE), Absent("no average"), "decay a step",
-        "Keeps a moving average of the weights, `average = ema * average + (1 - ema) * weight` after each step, from the initial weights on; `0.999` is usual. Validation then evaluates the average. Both are in the checkpoints, the average as `NAME.average` in `optimizer.safetensors`; running statistics of batch norm are not averaged once more."),
+        "Keeps a moving average of the weights, `average = ema * average + (1 - ema) * weight` after each step that moves them, from the initial weights on; `0.999` is usual. Validation then evaluates the average. Both are in the checkpoints, the average as `NAME.average` in `optimizer.safetensors`; running statistics of batch norm are not averaged once more."),
     train("label_smoothing", When::Always, float(ZERO_UP, BELOW_ONE), Is("0.0"), "", "Share of the target spread over all classes."),
     train("validate_every", When::Always, int(0, STEPS_MAX), Is("0"), "steps", "Validate after every so many steps, and after the last. 0: after the last only."),
     plain("train", "groups", Kind::Tables { count_max: 64, section: "train.groups" }, Is("[]"), "",

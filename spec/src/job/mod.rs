@@ -16,7 +16,7 @@ mod resolve;
 pub mod schedule;
 mod section;
 
-pub use groups::{Group, group_of};
+pub use groups::{Group, group_of, idle};
 pub use mistake::{Mistake, Place};
 pub use parse::{ParseContext, Parsed, parse};
 pub use reference::reference_markdown;

@@ -42,6 +42,8 @@ impl Operand for f32 {
     }
 
     fn panel(isa: Isa, from: Mat<'_, f32>, first: usize, k: usize, size: (usize, usize), out: &mut [f32]) {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = isa;
         let (columns, width) = size;
         if k == 0 || columns == 0 {
             return;
