@@ -1,4 +1,4 @@
-//! One generation of members on NCCL's wire: made, used by one thread, aborted by any, closed in order.
+//! The members of one view on NCCL's wire: made, used by one thread, aborted by any, closed in order.
 //!
 //! Who may do what is in the types. [`Joining`] can only wait. A [`Communicator`] is one thread's: its calls take
 //! `&mut self`. An [`Aborter`] is anybody's, at any time. All calls are made not to block and are then waited for
@@ -265,7 +265,7 @@ impl Shared {
         };
         if let Some(revoke) = self.nccl.functions.revoke {
             // SAFETY: the one call that is made while another may be under way. It frees nothing; it sets the flag that
-            // makes the other return (ncclCommRevoke of 2.28.9 begins with it).
+            // makes the other return (the source of 2.28.9 begins with it).
             unsafe { revoke(handle.0, 0) };
             if let Taken::Whole(handle) = self.lending.take(patience) {
                 return self.end(handle);

@@ -81,17 +81,24 @@ mod tests {
         ("int", "nvlinkCentricSched", Some(22_803)),
     ];
 
-    /// (name, offset) of each field, and (release, bytes of its struct), by C's rules for 64 bits.
-    fn by_c() -> (Vec<(&'static str, usize)>, Vec<(u32, usize)>) {
-        let (mut end, mut offsets, mut sizes) = (0usize, Vec::new(), Vec::new());
+    /// By C's rules for 64 bits.
+    struct ByC {
+        /// (name, offset)
+        fields: Vec<(&'static str, usize)>,
+        /// (release, bytes of its struct)
+        sizes: Vec<(u32, usize)>,
+    }
+
+    fn by_c() -> ByC {
+        let (mut end, mut fields, mut sizes) = (0usize, Vec::new(), Vec::new());
         for (kind, name, release) in HEADERS {
             let bytes = if ["size_t", "pointer"].contains(kind) { 8 } else { 4 };
             let offset = end.next_multiple_of(bytes);
-            offsets.push((*name, offset));
+            fields.push((*name, offset));
             end = offset + bytes;
             sizes.extend(release.map(|release| (release, end.next_multiple_of(8))));
         }
-        (offsets, sizes)
+        ByC { fields, sizes }
     }
 
     #[test]
@@ -115,7 +122,7 @@ mod tests {
             offset_of!(ncclConfig_t, channels_per_net_peer),
             offset_of!(ncclConfig_t, nvlink_centric_sched),
         ];
-        let (theirs, _) = by_c();
+        let theirs = by_c().fields;
         assert_eq!(theirs.len(), ours.len());
         for ((name, theirs), ours) in theirs.into_iter().zip(ours) {
             assert_eq!(theirs, ours, "{name}");
@@ -124,7 +131,7 @@ mod tests {
 
     #[test]
     fn each_release_gets_the_bytes_that_it_knows() {
-        let (_, sizes) = by_c();
+        let sizes = by_c().sizes;
         assert_eq!(sizes, [(21_801, 48), (22_602, 48), (22_703, 72), (22_803, 80)]);
         for (release, bytes) in sizes {
             let Config(config) = Config::not_blocking(Version(release));

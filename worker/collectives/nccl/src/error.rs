@@ -21,7 +21,7 @@ pub enum NcclError {
     /// The library holds a thread. No call may be made on the communicator any more, not even to free it.
     #[error(
         "{call} has not returned for {waited_ms} ms, and this NCCL has no ncclCommRevoke that would call it back \
-         (2.28.9 and later have); this process must end"
+         (2.28.7 and later have); this process must end"
     )]
     Stuck { call: &'static str, waited_ms: u128 },
     #[error("rank {rank} of {world} is no seat")]

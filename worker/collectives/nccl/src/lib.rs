@@ -10,7 +10,7 @@
 //! | [`plan`](mod@plan) | which bytes go to whom in a round: a pure function of view, layout and rank |
 //! | [`meeting`] | how the members of a view come to one communicator: pure, on frames of our own |
 //! | [`Nccl`] | the library: found, loaded, its version checked |
-//! | [`Communicator`] | one generation of members: made, used by one thread, aborted by any, closed in order |
+//! | [`Communicator`] | the members of one view: made, used by one thread, aborted by any, closed in order |
 //! | [`round`] | runs a plan on a communicator |
 //! | [`environment`] | what lets several ranks share one GPU |
 //!

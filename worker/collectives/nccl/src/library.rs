@@ -21,13 +21,13 @@ pub struct Nccl {
 /// Functions that older versions lack: name, and the version that they came with.
 pub const OPTIONAL: [(&str, Version); 8] = [
     ("ncclCommSplit", Version(21_801)),
-    ("ncclCommRegister", Version(21_903)),
-    ("ncclCommDeregister", Version(21_903)),
+    ("ncclCommRegister", Version(21_901)),
+    ("ncclCommDeregister", Version(21_901)),
     ("ncclCommWindowRegister", Version(22_703)),
     ("ncclCommShrink", Version(22_703)),
     ("ncclCommRevoke", Version(22_807)),
     ("ncclCommGrow", Version(22_902)),
-    ("ncclCommMemStats", Version(23_003)),
+    ("ncclCommMemStats", Version(22_907)),
 ];
 
 impl Nccl {

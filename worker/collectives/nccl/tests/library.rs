@@ -3,7 +3,7 @@
 mod common;
 
 use elastic_cuda::libs::search::Surroundings;
-use elastic_nccl::{Nccl, NcclError, Seat, Version};
+use elastic_nccl::{Nccl, NcclError, OPTIONAL, Seat, Version};
 use elastic_spec::Rank;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +87,8 @@ fn nvidias_own_library_makes_ids_without_a_gpu() {
     let Some(nccl) = real("nvidias_own_library_makes_ids_without_a_gpu") else { return };
     assert_eq!(nccl.version().to_string(), "2.28.9");
     assert_eq!(nccl.lacks(), ["ncclCommGrow", "ncclCommMemStats"]);
+    let newer: Vec<&str> = OPTIONAL.iter().filter(|row| row.1 > nccl.version()).map(|row| row.0).collect();
+    assert_eq!(nccl.lacks(), newer, "the table of when each came");
     let (one, other) = (nccl.unique_id().expect("it needs a network interface at most"), nccl.unique_id().unwrap());
     assert_ne!(one.to_bytes(), other.to_bytes());
     assert_eq!(format!("{one:?}"), "UniqueId(..)", "it opens a door, so no log shows it");

@@ -61,6 +61,9 @@ impl Memories {
     }
 }
 
+/// A chunk, the subtree that it is of, and its bytes.
+type Sent = (u32, Option<TreeNode>, Vec<u8>);
+
 struct World {
     layout: Layout,
     shards: u16,
@@ -106,7 +109,7 @@ impl World {
         let mut draw = draws(seed);
         let mut at = vec![0usize; ranks];
         // What was sent from one rank to another and not yet received, and of each rank's step what is open.
-        let mut sent: BTreeMap<(usize, usize), VecDeque<(u32, Option<TreeNode>, Vec<u8>)>> = BTreeMap::new();
+        let mut sent: BTreeMap<(usize, usize), VecDeque<Sent>> = BTreeMap::new();
         let mut open: Vec<Option<Vec<Move>>> = vec![None; ranks];
         let mut idle = 0;
         while idle < 50 * ranks {
@@ -239,7 +242,9 @@ fn plans_that_do_not_fit_are_found() {
         world.run(1)
     };
     assert!(undone(|_| {}).is_empty());
-    let lost = undone(|steps| drop(steps[1].group.remove(0)));
+    let lost = undone(|steps| {
+        steps[1].group.remove(0);
+    });
     assert!(!lost.is_empty(), "a transfer that is taken out");
     let swapped = undone(|steps| steps[1].group.swap(0, 1));
     let late = undone(|steps| {
