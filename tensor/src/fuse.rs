@@ -56,7 +56,7 @@ mod tests {
     use crate::nn::{Module, Scope};
     use crate::ops::Op;
     use crate::tensor::{Result, Tensor};
-    use crate::{LeafKey, compile, network};
+    use crate::{LeafKey, compile, passes};
     use elastic_spec::batch::{Batch, DataShape};
 
     /// Norm, ReLU and pool of an image with odd sides; with `reads`, what is between them is read a second time, times
@@ -81,7 +81,7 @@ mod tests {
 
     /// Norms that took in a ReLU, and a pool.
     fn fused(net: &Net) -> (usize, usize) {
-        let graph = network::trace(net, &DATA, 4, crate::nn::Mode::Train).unwrap().graph;
+        let graph = passes::trace(net, &DATA, 4, crate::nn::Mode::Train).unwrap().graph;
         let norms = || {
             graph.nodes.iter().filter_map(|n| match &n.op {
                 Op::BatchNorm(norm) => Some(norm),

@@ -28,6 +28,7 @@ mod network;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod passes;
 pub mod peak;
 pub mod philox;
 pub mod plan;

@@ -99,8 +99,13 @@ impl Plan {
 
     /// A kept value's elements, after a run.
     pub fn kept<'a, F>(&self, arena: &'a [F], value: Value) -> &'a [F] {
+        &arena[self.kept_range(value)]
+    }
+
+    /// Where a kept value's elements lie in the arena.
+    pub fn kept_range(&self, value: Value) -> Range<usize> {
         let (_, range) = self.kept.iter().find(|(v, _)| *v == value).expect("the value was to be kept");
-        &arena[range.clone()]
+        range.clone()
     }
 }
 

@@ -65,7 +65,7 @@ mod tests {
     use crate::ops::{Key, Seed};
     use crate::plan::{Goal, Plan};
     use crate::tensor::{Result, Tensor};
-    use crate::{Init, autograd, network};
+    use crate::{Init, autograd, passes};
     use elastic_spec::batch::DataShape;
 
     struct Text;
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn values_made_again_have_their_bits_and_need_less_memory() {
         let data = DataShape::Tokens { vocab: 16, context: 8 };
-        let trace = network::trace(&Text, &data, 4, Mode::Train).unwrap();
+        let trace = passes::trace(&Text, &data, 4, Mode::Train).unwrap();
         let mut graph = trace.graph;
         let forward_end = graph.nodes.len() - 1;
         let shape = graph.ty(trace.loss).shape.clone();

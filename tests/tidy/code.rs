@@ -45,6 +45,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/driver/module.rs", "loads machine code into a GPU"),
     ("tensor/cuda/src/driver/stream.rs", "copies from and to a GPU and runs kernels on it"),
     ("tensor/cuda/src/selftest.rs", "runs kernels on a GPU"),
+    ("tensor/cuda/src/program.rs", "runs kernels on a GPU"),
+    ("tensor/cuda/tests/ops/case.rs", "runs kernels on the tests' GPU"),
     ("tensor/cuda/tests/driver.rs", "asks the fake driver what it counted, and runs kernels on it"),
     ("worker/collectives/nccl/src/communicator.rs", "calls NCCL"),
     ("worker/collectives/nccl/src/library.rs", "asks NCCL for its version, for ids and for the words of errors"),

@@ -9,7 +9,7 @@ use elastic_cuda::{CudaError, kernels};
 use std::path::Path;
 use tempfile::TempDir;
 
-const SOURCE: Source = Source { name: "a.cu", text: " void fill(float*)", headers: &[] };
+const SOURCE: Source = Source { name: "a.cu", text: "KERNEL(fill, float*)", headers: &[] };
 const HOPPER: Capability = Capability { major: 9, minor: 0 };
 
 fn compiler() -> (TempDir, Nvrtc) {

@@ -70,7 +70,7 @@ fn cubin(source: &str) -> Vec<u8> {
 }
 
 fn functions() -> Vec<u8> {
-    cubin(" void fill(float*) void other()")
+    cubin("KERNEL(fill, float*) KERNEL(other, )")
 }
 
 const COUNT: usize = 1000;

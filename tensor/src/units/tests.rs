@@ -277,7 +277,7 @@ fn an_evaluation_of_several_shards_gives_each_its_own_tail() {
 
 /// Which ops of a module's unit run one shard after the other.
 fn one_by_one(module: &dyn Module, data: &DataShape) -> Vec<&'static str> {
-    let trace = crate::network::trace(module, data, 4, crate::nn::Mode::Train).unwrap();
+    let trace = crate::passes::trace(module, data, 4, crate::nn::Mode::Train).unwrap();
     let mut graph = trace.graph;
     let shape = graph.ty(trace.loss).shape.clone();
     let seed = graph.apply1(Op::Seed(crate::ops::Seed { shape }), "loss", &[]).unwrap();

@@ -31,13 +31,15 @@ pub struct LaunchShape {
 }
 
 /// What a kernel is given, in the order of its parameters; the kinds must be those of the kernel's source.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Argument {
     Address(u64),
     U64(u64),
     U32(u32),
     I32(i32),
     F32(f32),
+    /// A struct by value, as it lies in memory; in words, so that it lies as aligned as any struct may have to.
+    Struct(Vec<u64>),
 }
 
 impl Stream {
@@ -184,12 +186,16 @@ impl Stream {
             return Ok(());
         }
         self.context.enter()?;
-        let mut slots: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
-        let mut pointers: Vec<*mut c_void> = slots.iter_mut().map(|slot| (slot as *mut u64).cast()).collect();
+        let slots: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
+        let place = |(argument, slot): (&Argument, &u64)| match argument {
+            Argument::Struct(words) => words.as_ptr().cast_mut().cast(),
+            _ => std::ptr::from_ref(slot).cast_mut().cast(),
+        };
+        let mut pointers: Vec<*mut c_void> = arguments.iter().zip(&slots).map(place).collect();
         let LaunchShape { grid: [gx, gy, gz], block: [bx, by, bz], shared_bytes } = shape;
         let launch = self.context.driver.functions.launch;
         let (raw, list) = (function.raw, pointers.as_mut_ptr());
-        // SAFETY: each pointer is of 8 bytes with the argument in the first; the driver copies them in the call.
+        // SAFETY: each pointer is of at least 8 bytes with the argument in the first; the driver only reads, in the call.
         let code = unsafe { launch(raw, gx, gy, gz, bx, by, bz, shared_bytes, self.raw, list, null_mut()) };
         self.context.driver.check("cuLaunchKernel", code)
     }
@@ -224,13 +230,14 @@ fn same(what: &'static str, there: u64, given: usize) -> Result<()> {
 
 impl Argument {
     /// Its bytes, the lowest first, as a kernel's parameter lies in memory.
-    fn bits(self) -> u64 {
+    fn bits(&self) -> u64 {
         let four = |bytes: [u8; 4]| u64::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3], 0, 0, 0, 0]);
         match self {
-            Argument::Address(value) | Argument::U64(value) => value,
+            Argument::Address(value) | Argument::U64(value) => *value,
             Argument::U32(value) => four(value.to_ne_bytes()),
             Argument::I32(value) => four(value.to_ne_bytes()),
             Argument::F32(value) => four(value.to_ne_bytes()),
+            Argument::Struct(_) => 0,
         }
     }
 }

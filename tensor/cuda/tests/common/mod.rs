@@ -50,3 +50,19 @@ pub fn nvidia() -> Result<PathBuf, String> {
         false => Err(format!("no CUDA compiler in {}: `cargo xtask nvidia` installs it", dir.display())),
     }
 }
+
+/// A driver and a compiler, alone in a folder, that run kernels on the processor.
+pub fn emulator_in(dir: &Path) {
+    driver_in(dir);
+    let emulator = folder().join("tests/fake/emulator.h");
+    let text = std::fs::read(&emulator).expect("the emulator's source is here");
+    // The version is part of the cache's key: another emulator is another compiler.
+    let version = text.iter().fold(5381u32, |sum, byte| sum.wrapping_mul(33) ^ u32::from(*byte)) % 1_000_000;
+    let named = format!("-DEMULATOR=\"{}\"", emulator.display());
+    nvrtc_in(dir, &["-DEMULATES", &named, &format!("-DMINOR={version}")]);
+}
+
+/// Where what the emulating compiler makes is kept from one run of the tests to the next.
+pub fn emulated_cubins() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-cubins")
+}

@@ -1,0 +1,210 @@
+//! Ops as launches of kernels: which function, how many threads, with what. Nothing here touches a device.
+//!
+//! A kernel for f32 gives the bits of the processor's (`elastic_tensor::ops`), so a job may run on both. How many threads
+//! there are follows from the shapes alone, and no bit depends on it.
+
+mod basic;
+
+use crate::driver::LaunchShape;
+use elastic_tensor::graph::Type;
+use elastic_tensor::ops::Op;
+
+/// A piece of the GPU's memory that a run uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Region {
+    Arena,
+    State,
+    Out,
+    Features,
+    Tokens,
+    Targets,
+    /// u64 a sample: its place in the global batch.
+    Slots,
+    /// `struct Call` of `device.cuh`.
+    Call,
+    /// What kernels use and leave dirty.
+    Room,
+}
+
+/// Where something lies, before it is known where the regions begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    pub region: Region,
+    pub byte: u64,
+}
+
+impl At {
+    pub fn start(region: Region) -> At {
+        At { region, byte: 0 }
+    }
+
+    /// So many numbers of four bytes behind it.
+    pub fn plus(self, numbers: usize) -> At {
+        At { byte: self.byte + 4 * numbers as u64, ..self }
+    }
+}
+
+/// An argument of a launch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    At(At),
+    U64(u64),
+    U32(u32),
+    I32(i32),
+    F32(f32),
+    /// A struct by value: see [`Words`].
+    Struct(Vec<u64>),
+}
+
+impl From<At> for Given {
+    fn from(at: At) -> Given {
+        Given::At(at)
+    }
+}
+
+/// Counts and sizes are u64 in kernels.
+impl From<usize> for Given {
+    fn from(count: usize) -> Given {
+        Given::U64(count as u64)
+    }
+}
+
+impl From<u32> for Given {
+    fn from(number: u32) -> Given {
+        Given::U32(number)
+    }
+}
+
+impl From<i32> for Given {
+    fn from(number: i32) -> Given {
+        Given::I32(number)
+    }
+}
+
+impl From<f32> for Given {
+    fn from(number: f32) -> Given {
+        Given::F32(number)
+    }
+}
+
+/// A kernel, how many threads run it, and its arguments in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    pub file: &'static str,
+    pub function: &'static str,
+    pub shape: LaunchShape,
+    pub given: Vec<Given>,
+}
+
+/// One step of a plan, as a kernel sees it.
+#[derive(Clone, Debug)]
+pub struct Site<'a> {
+    /// By the op's own numbering of its inputs; integers and floats alike.
+    pub x: &'a [At],
+    pub y: &'a [At],
+    pub types: &'a [Type],
+    pub out_types: &'a [Type],
+    /// Keys random numbers.
+    pub path: &'a str,
+    /// How many shards lie one behind the other, each with as many samples.
+    pub shards: usize,
+    /// Samples of all of them.
+    pub samples: usize,
+    /// u64 a sample.
+    pub slots: At,
+    pub call: At,
+}
+
+impl Site<'_> {
+    /// Elements of an input.
+    pub fn x_len(&self, i: usize) -> usize {
+        self.types[i].len()
+    }
+
+    pub fn y_len(&self, i: usize) -> usize {
+        self.out_types[i].len()
+    }
+}
+
+/// What a plan is lowered to: launches one after the other, and the room that they need.
+#[derive(Clone, Debug, Default)]
+pub struct Launches {
+    pub list: Vec<Launch>,
+    room_used: u64,
+    pub room_bytes: u64,
+}
+
+/// Pieces of the room begin at multiples of it.
+const ROOM_ALIGN: u64 = 256;
+
+impl Launches {
+    /// `arguments!`-style: the kernel `function` of `file`.
+    pub fn push(&mut self, file: &'static str, function: &'static str, shape: LaunchShape, given: Vec<Given>) {
+        if shape.grid.iter().all(|blocks| *blocks > 0) {
+            self.list.push(Launch { file, function, shape, given });
+        }
+    }
+
+    /// Memory of so many floats for the launches of this step, dirty.
+    pub fn room(&mut self, floats: usize) -> At {
+        let at = At { region: Region::Room, byte: self.room_used };
+        self.room_used = (self.room_used + 4 * floats as u64).next_multiple_of(ROOM_ALIGN);
+        self.room_bytes = self.room_bytes.max(self.room_used);
+        at
+    }
+
+    /// Where the room that is used ends, to go back to with [`Launches::free_room`].
+    pub fn room_mark(&self) -> u64 {
+        self.room_used
+    }
+
+    /// What was taken since a mark is free again, for launches that come later.
+    pub fn free_room(&mut self, mark: u64) {
+        self.room_used = mark;
+    }
+}
+
+/// Threads of a block where each takes one number after another.
+pub const THREADS: u32 = 256;
+/// Most blocks of such a grid: enough for the largest GPU several times over.
+const BLOCKS_MAX: usize = 4096;
+
+/// A grid for `count` independent numbers, which threads take by turns (`first_number` and `number_stride`).
+pub fn numbers(count: usize) -> LaunchShape {
+    let blocks = count.div_ceil(THREADS as usize).min(BLOCKS_MAX) as u32;
+    LaunchShape { grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0 }
+}
+
+/// A grid of `blocks` blocks along x of `threads` threads; kernels take more rows than blocks by turns.
+pub fn blocks(count: usize, threads: u32) -> LaunchShape {
+    let blocks = count.min(i32::MAX as usize) as u32;
+    LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
+}
+
+/// The arguments of a launch, each turned into what it is.
+macro_rules! given {
+    ($($argument:expr),* $(,)?) => { vec![$(crate::lower::Given::from($argument)),*] };
+}
+pub(crate) use given;
+
+/// An op that no kernel is there for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{op} at `{path}` has no kernel for GPUs yet; resources.device = \"cpu\" trains it")]
+pub struct NoKernel {
+    pub op: &'static str,
+    pub path: String,
+}
+
+/// The launches of one op, behind those that are there.
+pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel> {
+    match op {
+        Op::Add(_) => basic::add(site, to),
+        Op::Seed(_) => basic::seed(site, to),
+        Op::SumLeaves(op) => basic::sum_leaves(op, site, to),
+        Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),
+        other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
+    }
+    Ok(())
+}
+
+pub(crate) use basic::climb;

@@ -1,0 +1,187 @@
+//! One op with inputs, run by both executors.
+
+use crate::device::DEVICE;
+use elastic_cuda::driver::Arena;
+use elastic_cuda::lower::Region;
+use elastic_cuda::program::Program;
+use elastic_tensor::Init;
+use elastic_tensor::exec::{Bound, Scratch, run};
+use elastic_tensor::graph::{Graph, Role, Source, State, Type, Value};
+use elastic_tensor::ops::{Key, Op};
+use elastic_tensor::philox::{Stream as Numbers, unit};
+use elastic_tensor::plan::{Goal, Plan};
+use std::collections::BTreeMap;
+
+/// What an op reads.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Floats {
+        shape: Vec<usize>,
+        values: Vec<f32>,
+    },
+    /// One of a case at most.
+    Ints {
+        shape: Vec<usize>,
+        values: Vec<i32>,
+    },
+}
+
+/// Numbers in -1 to 1.
+pub fn random(name: &str, len: usize) -> Vec<f32> {
+    let numbers = Numbers::new(11, name);
+    (0..len).map(|i| unit(numbers.words([i as u32, 0, 0, 0])[0]) * 2.0 - 1.0).collect()
+}
+
+/// Random floats of a shape.
+pub fn floats(shape: &[usize]) -> Input {
+    let name = format!("{shape:?}");
+    given(shape, random(&name, shape.iter().product()))
+}
+
+pub fn given(shape: &[usize], values: Vec<f32>) -> Input {
+    assert_eq!(values.len(), shape.iter().product::<usize>(), "as many values as the shape has");
+    Input::Floats { shape: shape.to_vec(), values }
+}
+
+pub fn ints(shape: &[usize], values: &[i32]) -> Input {
+    Input::Ints { shape: shape.to_vec(), values: values.to_vec() }
+}
+
+/// Floats in which zeros of both signs, infinities, NaN, tiny and huge numbers stand among the others.
+pub fn special(shape: &[usize]) -> Input {
+    let all = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40, 3e38, -3e38, 88.5, -88.5, 0.5];
+    let len: usize = shape.iter().product();
+    let values = random("special", len).into_iter().enumerate();
+    given(shape, values.map(|(i, x)| if i % 3 == 1 { all[i / 3 % all.len()] } else { x }).collect())
+}
+
+/// What a call gives besides tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub seed: u64,
+    pub step: u64,
+    pub scale: f32,
+    pub label_smoothing: f32,
+    pub shards: usize,
+    /// Of all shards together.
+    pub samples: usize,
+}
+
+pub const CALL: Call = Call { seed: 7, step: 3, scale: 0.37, label_smoothing: 0.1, shards: 1, samples: 16 };
+
+/// The op's outputs have the same bits by both executors (a NaN is a NaN).
+pub fn check(op: Op, inputs: &[Input]) {
+    check_with(CALL, op, inputs);
+}
+
+/// The same with the inputs as those of several shards, one behind the other.
+pub fn check_shards(shards: usize, op: Op, inputs: &[Input]) {
+    check_with(Call { shards, ..CALL }, op, inputs);
+}
+
+pub fn check_with(call: Call, op: Op, inputs: &[Input]) {
+    let what = format!("{} of {}", op.name(), inputs.iter().map(said).collect::<Vec<_>>().join(", "));
+    let mut graph = Graph::default();
+    let (mut state, mut offsets, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    let x: Vec<Value> = inputs
+        .iter()
+        .map(|input| match input {
+            Input::Floats { shape, values } => {
+                offsets.push(state.len());
+                state.extend_from_slice(values);
+                // Places in the state lie as those of parameters do: anywhere.
+                let name = format!("x{}", offsets.len());
+                graph
+                    .state(State { name, shape: shape.clone(), init: Init::Constant(0.0), role: Role::Param })
+                    .expect("a new name")
+            }
+            Input::Ints { shape, values } => {
+                tokens.clone_from(values);
+                graph.input(Source::Targets, Type::int(shape))
+            }
+        })
+        .collect();
+    let outputs = graph.apply(op, "test", &x).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut end = 0;
+    let out: Vec<(Value, usize)> = outputs
+        .iter()
+        .map(|y| {
+            end += graph.ty(*y).len();
+            (*y, end - graph.ty(*y).len())
+        })
+        .collect();
+    let plan = Plan::new(&graph, &Goal { states: &offsets, out: &out, keep: &[] });
+    let wanted = on_processor(&plan, call, &state, &tokens, end);
+    let got = on_gpu(&plan, call, &state, &tokens, end).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for (number, (y, at)) in out.iter().enumerate() {
+        let len = graph.ty(*y).len();
+        let (got, wanted) = (&got[*at..at + len], &wanted[*at..at + len]);
+        let differ =
+            |i: &usize| got[*i].to_bits() != wanted[*i].to_bits() && !(got[*i].is_nan() && wanted[*i].is_nan());
+        let all: Vec<usize> = (0..len).filter(differ).collect();
+        if let Some(first) = all.first() {
+            let (got, wanted) = (got[*first], wanted[*first]);
+            let ty = graph.ty(*y);
+            panic!(
+                "{what}, output {number} {ty}: {} of {len} differ, number {first} is {got:e}, not {wanted:e}",
+                all.len()
+            );
+        }
+    }
+}
+
+fn said(input: &Input) -> String {
+    match input {
+        Input::Floats { shape, .. } => format!("{shape:?}"),
+        Input::Ints { shape, .. } => format!("integers {shape:?}"),
+    }
+}
+
+fn on_processor(plan: &Plan, call: Call, state: &[f32], tokens: &[i32], end: usize) -> Vec<f32> {
+    let slots: Vec<u64> = (0..call.samples as u64).map(|slot| slot * 3 + 1).collect();
+    let Call { seed, step, scale, label_smoothing, shards, .. } = call;
+    let key = Key { seed, step, scale, label_smoothing, shards, slots: &slots };
+    let bound = Bound { state, features: &[], tokens: &[], targets: tokens, key };
+    let mut out = vec![f32::NAN; end];
+    run(plan, &mut Scratch::new(1), &bound, &mut out);
+    out
+}
+
+/// Runs a plan on the tests' GPU, twice from memory full of NaN, and gives what was written.
+fn on_gpu(plan: &Plan, call: Call, state: &[f32], tokens: &[i32], end: usize) -> Result<Vec<f32>, String> {
+    let program = Program::of(plan, call.shards, call.samples).map_err(|error| error.to_string())?;
+    let (loaded, stream) = (&DEVICE.loaded, &DEVICE.stream);
+    let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
+    let slots: Vec<u8> = (0..call.samples as u64).flat_map(|slot| (slot * 3 + 1).to_ne_bytes()).collect();
+    let contents = BTreeMap::from([
+        (Region::Arena, vec![0xff; 4 * plan.arena]),
+        (Region::State, floats(state)),
+        (Region::Out, vec![0xff; 4 * end]),
+        (Region::Targets, tokens.iter().flat_map(|x| x.to_ne_bytes()).collect()),
+        (Region::Slots, slots),
+        (Region::Call, elastic_cuda::call::bytes(call.seed, call.step, call.scale, call.label_smoothing).to_vec()),
+        (Region::Room, vec![0xff; program.room_bytes() as usize]),
+    ]);
+    let mut first: Option<Vec<u8>> = None;
+    for _ in 0..2 {
+        let mut arenas = BTreeMap::new();
+        for (region, bytes) in &contents {
+            let arena = Arena::new(loaded.context(), bytes.len() as u64).map_err(|error| error.to_string())?;
+            stream.copy_in(&arena.whole(), bytes).map_err(|error| error.to_string())?;
+            arenas.insert(*region, arena);
+        }
+        let base = |region| arenas.get(&region).map_or(0, |arena| arena.whole().address());
+        let bound = program.bind(loaded, base).map_err(|error| error.to_string())?;
+        // SAFETY: the regions have the sizes that plan and program say, and live until the copy below has waited.
+        unsafe { bound.run(stream) }.map_err(|error| error.to_string())?;
+        let mut out = vec![0; 4 * end];
+        stream.copy_out(&mut out, &arenas[&Region::Out].whole()).map_err(|error| error.to_string())?;
+        let mut after = vec![0; 4 * state.len()];
+        stream.copy_out(&mut after, &arenas[&Region::State].whole()).map_err(|error| error.to_string())?;
+        assert!(after == contents[&Region::State], "a kernel writes to its outputs and to nothing else");
+        assert!(first.as_ref().is_none_or(|first| *first == out), "the same bits twice");
+        first = Some(out);
+    }
+    let out = first.expect("it ran");
+    Ok(out.chunks_exact(4).map(|bytes| f32::from_ne_bytes(bytes.try_into().expect("four"))).collect())
+}

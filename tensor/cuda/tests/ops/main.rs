@@ -1,0 +1,23 @@
+//! Each op on the tests' GPU, which runs the kernels' own sources on the processor (`tests/fake/emulator.h`), against the
+//! engine's executor: the same bits, from dirty memory, whatever the order in which threads run.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod basic;
+mod case;
+mod device;
+
+use std::process::Command;
+
+/// A kernel that lacks a barrier has other bits when its threads run the other way round.
+#[test]
+fn all_of_it_again_with_threads_blocks_and_lanes_backwards() {
+    if std::env::var_os("EMULATOR_ORDER").is_some() {
+        return;
+    }
+    let this = std::env::current_exe().expect("a program knows where it is");
+    let again = Command::new(this).env("EMULATOR_ORDER", "reverse").output().expect("it starts once more");
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success(), "{said}\n{}", String::from_utf8_lossy(&again.stderr));
+}
