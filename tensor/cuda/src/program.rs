@@ -4,6 +4,7 @@ use crate::driver::{Argument, Function, LaunchShape, Stream};
 use crate::error::Result;
 use crate::loaded::Loaded;
 use crate::lower::{At, Given, Launches, NoKernel, Region, Site, climb, lower};
+use elastic_spec::job::Dtype;
 use elastic_tensor::graph::{OneByOne, Part, Type};
 use elastic_tensor::plan::{Place, Plan, Step};
 
@@ -14,12 +15,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// Of a plan for `shards` shards with `samples` samples in all.
-    pub fn of(plan: &Plan, shards: usize, samples: usize) -> std::result::Result<Program, NoKernel> {
+    /// Of a plan for `shards` shards with `samples` samples in all, whose products read operands of `dtype`.
+    pub fn of(plan: &Plan, dtype: Dtype, shards: usize, samples: usize) -> std::result::Result<Program, NoKernel> {
         let mut launches = Launches::default();
         for step in &plan.steps {
             launches.free_room(0);
-            of_step(step, (shards, samples), &mut launches)?;
+            of_step(step, dtype, (shards, samples), &mut launches)?;
         }
         Ok(Program { launches })
     }
@@ -84,7 +85,12 @@ fn at(place: &Place) -> At {
     }
 }
 
-fn of_step(step: &Step, (shards, samples): (usize, usize), to: &mut Launches) -> std::result::Result<(), NoKernel> {
+fn of_step(
+    step: &Step,
+    dtype: Dtype,
+    (shards, samples): (usize, usize),
+    to: &mut Launches,
+) -> std::result::Result<(), NoKernel> {
     let x: Vec<At> = step.inputs.iter().map(at).collect();
     let mut y = vec![At::start(Region::Arena); step.outputs.len()];
     step.outputs.iter().for_each(|(slot, place)| y[*slot] = at(place));
@@ -94,6 +100,7 @@ fn of_step(step: &Step, (shards, samples): (usize, usize), to: &mut Launches) ->
         types: &step.types,
         out_types: &step.out_types,
         path: &step.path,
+        dtype,
         shards,
         samples,
         slots: At::start(Region::Slots),

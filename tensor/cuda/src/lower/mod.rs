@@ -6,6 +6,7 @@
 mod basic;
 
 use crate::driver::LaunchShape;
+use elastic_spec::job::Dtype;
 use elastic_tensor::graph::Type;
 use elastic_tensor::ops::Op;
 
@@ -106,6 +107,8 @@ pub struct Site<'a> {
     pub out_types: &'a [Type],
     /// Keys random numbers.
     pub path: &'a str,
+    /// What products read.
+    pub dtype: Dtype,
     /// How many shards lie one behind the other, each with as many samples.
     pub shards: usize,
     /// Samples of all of them.

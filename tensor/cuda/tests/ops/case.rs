@@ -4,12 +4,14 @@ use crate::device::DEVICE;
 use elastic_cuda::driver::Arena;
 use elastic_cuda::lower::Region;
 use elastic_cuda::program::Program;
+use elastic_spec::job::Dtype;
 use elastic_tensor::Init;
 use elastic_tensor::exec::{Bound, Scratch, run};
 use elastic_tensor::graph::{Graph, Role, Source, State, Type, Value};
 use elastic_tensor::ops::{Key, Op};
 use elastic_tensor::philox::{Stream as Numbers, unit};
 use elastic_tensor::plan::{Goal, Plan};
+use elastic_tensor::real::Single;
 use std::collections::BTreeMap;
 
 /// What an op reads.
@@ -80,53 +82,87 @@ pub fn check_shards(shards: usize, op: Op, inputs: &[Input]) {
 }
 
 pub fn check_with(call: Call, op: Op, inputs: &[Input]) {
-    let what = format!("{} of {}", op.name(), inputs.iter().map(said).collect::<Vec<_>>().join(", "));
-    let mut graph = Graph::default();
-    let (mut state, mut offsets, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-    let x: Vec<Value> = inputs
-        .iter()
-        .map(|input| match input {
+    let case = Case::new(call, op, inputs);
+    let (got, wanted) = (case.on_gpu(Dtype::F32), case.on_processor::<f32>());
+    for number in 0..case.out.len() {
+        case.same_bits(number, case.output(&got, number), case.output(&wanted, number));
+    }
+}
+
+/// An op of inputs that lie in a state, ready to run.
+pub struct Case {
+    call: Call,
+    what: String,
+    plan: Plan,
+    state: Vec<f32>,
+    tokens: Vec<i32>,
+    /// Type and first element of each output.
+    out: Vec<(Type, usize)>,
+    len: usize,
+}
+
+impl Case {
+    pub fn new(call: Call, op: Op, inputs: &[Input]) -> Case {
+        let what = format!("{} of {}", op.name(), inputs.iter().map(said).collect::<Vec<_>>().join(", "));
+        let mut graph = Graph::default();
+        let (mut state, mut offsets, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+        let mut input = |graph: &mut Graph, input: &Input| match input {
             Input::Floats { shape, values } => {
                 offsets.push(state.len());
                 state.extend_from_slice(values);
                 // Places in the state lie as those of parameters do: anywhere.
                 let name = format!("x{}", offsets.len());
-                graph
-                    .state(State { name, shape: shape.clone(), init: Init::Constant(0.0), role: Role::Param })
-                    .expect("a new name")
+                let init = Init::Constant(0.0);
+                graph.state(State { name, shape: shape.clone(), init, role: Role::Param }).expect("a new name")
             }
             Input::Ints { shape, values } => {
                 tokens.clone_from(values);
                 graph.input(Source::Targets, Type::int(shape))
             }
-        })
-        .collect();
-    let outputs = graph.apply(op, "test", &x).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let mut end = 0;
-    let out: Vec<(Value, usize)> = outputs
-        .iter()
-        .map(|y| {
-            end += graph.ty(*y).len();
-            (*y, end - graph.ty(*y).len())
-        })
-        .collect();
-    let plan = Plan::new(&graph, &Goal { states: &offsets, out: &out, keep: &[] });
-    let wanted = on_processor(&plan, call, &state, &tokens, end);
-    let got = on_gpu(&plan, call, &state, &tokens, end).unwrap_or_else(|error| panic!("{what}: {error}"));
-    for (number, (y, at)) in out.iter().enumerate() {
-        let len = graph.ty(*y).len();
-        let (got, wanted) = (&got[*at..at + len], &wanted[*at..at + len]);
-        let differ =
-            |i: &usize| got[*i].to_bits() != wanted[*i].to_bits() && !(got[*i].is_nan() && wanted[*i].is_nan());
-        let all: Vec<usize> = (0..len).filter(differ).collect();
-        if let Some(first) = all.first() {
-            let (got, wanted) = (got[*first], wanted[*first]);
-            let ty = graph.ty(*y);
-            panic!(
-                "{what}, output {number} {ty}: {} of {len} differ, number {first} is {got:e}, not {wanted:e}",
-                all.len()
-            );
-        }
+        };
+        let x: Vec<Value> = inputs.iter().map(|x| input(&mut graph, x)).collect();
+        let outputs = graph.apply(op, "test", &x).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut len = 0;
+        let place = |y: &Value| {
+            len += graph.ty(*y).len();
+            (*y, len - graph.ty(*y).len())
+        };
+        let places: Vec<(Value, usize)> = outputs.iter().map(place).collect();
+        let plan = Plan::new(&graph, &Goal { states: &offsets, out: &places, keep: &[] });
+        let out = places.iter().map(|(y, at)| (graph.ty(*y).clone(), *at)).collect();
+        Case { call, what, plan, state, tokens, out, len }
+    }
+
+    /// One output of those that a run gave.
+    pub fn output<'a>(&self, all: &'a [f32], number: usize) -> &'a [f32] {
+        let (ty, at) = &self.out[number];
+        &all[*at..at + ty.len()]
+    }
+
+    /// The same bits; a NaN is a NaN.
+    pub fn same_bits(&self, number: usize, got: &[f32], wanted: &[f32]) {
+        let is_same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+        let differ: Vec<usize> = (0..got.len()).filter(|i| !is_same((&got[*i], &wanted[*i]))).collect();
+        let Some(first) = differ.first() else { return };
+        let (what, (ty, _), count) = (&self.what, &self.out[number], differ.len());
+        let (got, wanted) = (got[*first], wanted[*first]);
+        panic!("{what}, output {number} {ty}: {count} differ, number {first} is {got:e}, not {wanted:e}");
+    }
+
+    pub fn on_processor<F: Single>(&self) -> Vec<f32> {
+        let slots: Vec<u64> = (0..self.call.samples as u64).map(|slot| slot * 3 + 1).collect();
+        let Call { seed, step, scale, label_smoothing, shards, .. } = self.call;
+        let key = Key { seed, step, scale, label_smoothing, shards, slots: &slots };
+        let state = F::of_floats(&self.state);
+        let bound = Bound { state, features: &[], tokens: &[], targets: &self.tokens, key };
+        let mut out = vec![f32::NAN; self.len];
+        run(&self.plan, &mut Scratch::<F>::new(1), &bound, F::of_floats_mut(&mut out));
+        out
+    }
+
+    /// Runs on the tests' GPU, twice from memory full of NaN, and gives what was written.
+    pub fn on_gpu(&self, dtype: Dtype) -> Vec<f32> {
+        on_gpu(self, dtype).unwrap_or_else(|error| panic!("{}: {error}", self.what))
     }
 }
 
@@ -137,26 +173,16 @@ fn said(input: &Input) -> String {
     }
 }
 
-fn on_processor(plan: &Plan, call: Call, state: &[f32], tokens: &[i32], end: usize) -> Vec<f32> {
-    let slots: Vec<u64> = (0..call.samples as u64).map(|slot| slot * 3 + 1).collect();
-    let Call { seed, step, scale, label_smoothing, shards, .. } = call;
-    let key = Key { seed, step, scale, label_smoothing, shards, slots: &slots };
-    let bound = Bound { state, features: &[], tokens: &[], targets: tokens, key };
-    let mut out = vec![f32::NAN; end];
-    run(plan, &mut Scratch::new(1), &bound, &mut out);
-    out
-}
-
-/// Runs a plan on the tests' GPU, twice from memory full of NaN, and gives what was written.
-fn on_gpu(plan: &Plan, call: Call, state: &[f32], tokens: &[i32], end: usize) -> Result<Vec<f32>, String> {
-    let program = Program::of(plan, call.shards, call.samples).map_err(|error| error.to_string())?;
+fn on_gpu(case: &Case, dtype: Dtype) -> Result<Vec<f32>, String> {
+    let Case { call, plan, state, tokens, len, .. } = case;
+    let program = Program::of(plan, dtype, call.shards, call.samples).map_err(|error| error.to_string())?;
     let (loaded, stream) = (&DEVICE.loaded, &DEVICE.stream);
     let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
     let slots: Vec<u8> = (0..call.samples as u64).flat_map(|slot| (slot * 3 + 1).to_ne_bytes()).collect();
     let contents = BTreeMap::from([
         (Region::Arena, vec![0xff; 4 * plan.arena]),
         (Region::State, floats(state)),
-        (Region::Out, vec![0xff; 4 * end]),
+        (Region::Out, vec![0xff; 4 * len]),
         (Region::Targets, tokens.iter().flat_map(|x| x.to_ne_bytes()).collect()),
         (Region::Slots, slots),
         (Region::Call, elastic_cuda::call::bytes(call.seed, call.step, call.scale, call.label_smoothing).to_vec()),
@@ -174,7 +200,7 @@ fn on_gpu(plan: &Plan, call: Call, state: &[f32], tokens: &[i32], end: usize) ->
         let bound = program.bind(loaded, base).map_err(|error| error.to_string())?;
         // SAFETY: the regions have the sizes that plan and program say, and live until the copy below has waited.
         unsafe { bound.run(stream) }.map_err(|error| error.to_string())?;
-        let mut out = vec![0; 4 * end];
+        let mut out = vec![0; 4 * len];
         stream.copy_out(&mut out, &arenas[&Region::Out].whole()).map_err(|error| error.to_string())?;
         let mut after = vec![0; 4 * state.len()];
         stream.copy_out(&mut after, &arenas[&Region::State].whole()).map_err(|error| error.to_string())?;
