@@ -4,6 +4,8 @@
 //! there are follows from the shapes alone, and no bit depends on it.
 
 mod basic;
+mod losses;
+mod norms;
 
 use crate::driver::LaunchShape;
 use elastic_spec::job::Dtype;
@@ -204,6 +206,12 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::Add(_) => basic::add(site, to),
         Op::Seed(_) => basic::seed(site, to),
         Op::SumLeaves(op) => basic::sum_leaves(op, site, to),
+        Op::LayerNorm(op) => norms::layer_norm(op, site, to),
+        Op::LayerNormGrad(_) => norms::layer_norm_grad(site, to),
+        Op::RmsNorm(op) => norms::rms_norm(op, site, to),
+        Op::RmsNormGrad(_) => norms::rms_norm_grad(site, to),
+        Op::CrossEntropy(_) => losses::cross_entropy(site, to),
+        Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
         Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
     }

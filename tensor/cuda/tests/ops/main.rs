@@ -7,6 +7,8 @@ mod common;
 mod basic;
 mod case;
 mod device;
+mod losses;
+mod norms;
 
 use std::process::Command;
 
