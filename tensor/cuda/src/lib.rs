@@ -33,4 +33,4 @@ pub mod selftest;
 mod usable;
 
 pub use error::{CudaError, Result, version};
-pub use usable::usable;
+pub use usable::{usable, usable_of};

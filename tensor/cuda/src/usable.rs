@@ -8,7 +8,8 @@ pub fn usable() -> Result<Device, String> {
     usable_of(&Libraries::open())
 }
 
-pub(crate) fn usable_of(libraries: &Libraries) -> Result<Device, String> {
+/// The same of libraries that were opened before.
+pub fn usable_of(libraries: &Libraries) -> Result<Device, String> {
     let driver = libraries.driver.as_ref().map_err(|error| error.to_string())?;
     let devices = device::all(driver).map_err(|error| error.to_string())?;
     choose(devices)

@@ -123,6 +123,7 @@ fn everything(path: &Path) -> Result<(Vec<f32>, Vec<f32>)> {
         stream.replay(&graph)?;
     }
     stream.wait()?;
+    assert!(stream.is_done()?);
     Ok((floats(&by_hand), floats(pinned.as_slice())))
 }
 

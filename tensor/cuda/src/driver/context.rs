@@ -31,8 +31,8 @@ impl Context {
         Ok(Arc::new(context))
     }
 
-    /// Makes it the calling thread's: most calls go to the context that is.
-    pub(crate) fn enter(&self) -> Result<()> {
+    /// Makes it the calling thread's: most calls go to the context that is, those of NCCL, too.
+    pub fn enter(&self) -> Result<()> {
         // SAFETY: the context is retained for as long as this value lives.
         self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.functions.context_set_current)(self.raw) })
     }

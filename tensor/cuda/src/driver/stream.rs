@@ -2,7 +2,7 @@
 
 use super::{Context, Event, Function, Graph, PinnedBytes, Span};
 use crate::error::{CudaError, Result};
-use crate::ffi::driver::{CUstream, STREAM_NON_BLOCKING};
+use crate::ffi::driver::{CUstream, ERROR_NOT_READY, STREAM_NON_BLOCKING};
 use core::ffi::c_void;
 use std::ops::Range;
 use std::ptr::null_mut;
@@ -59,6 +59,26 @@ impl Stream {
         // SAFETY: the stream lives.
         let code = unsafe { (self.context.driver.functions.stream_synchronize)(self.raw) };
         self.context.driver.check("cuStreamSynchronize", code)
+    }
+
+    /// Whether all that was given is done. Does not wait; an error of a kernel is seen here, too.
+    pub fn is_done(&self) -> Result<bool> {
+        self.context.enter()?;
+        // SAFETY: the stream lives.
+        match unsafe { (self.context.driver.functions.stream_query)(self.raw) } {
+            ERROR_NOT_READY => Ok(false),
+            code => self.context.driver.check("cuStreamQuery", code).map(|()| true),
+        }
+    }
+
+    /// The driver's own handle, for libraries that put work of theirs on a stream. Good for as long as this value lives.
+    pub fn handle(&self) -> *mut c_void {
+        self.raw
+    }
+
+    /// The GPU that it is of.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
     /// Puts a mark behind all that was given so far.

@@ -69,6 +69,7 @@ crate::ffi::functions! {
         stream_create = "cuStreamCreate"(*mut CUstream, c_uint);
         stream_destroy = "cuStreamDestroy_v2"(CUstream);
         stream_synchronize = "cuStreamSynchronize"(CUstream);
+        stream_query = "cuStreamQuery"(CUstream);
         stream_wait_event = "cuStreamWaitEvent"(CUstream, CUevent, c_uint);
         copy_in = "cuMemcpyHtoDAsync_v2"(CUdeviceptr, *const c_void, usize, CUstream);
         copy_out = "cuMemcpyDtoHAsync_v2"(*mut c_void, CUdeviceptr, usize, CUstream);

@@ -1,4 +1,5 @@
-// A driver without a GPU, for tests: what is "on the GPU" lies in the host's memory, streams run at once or record.
+// A driver without a GPU, for tests: what is "on the GPU" lies in the host's memory, streams run at once or record. A
+// stream that a library beside the driver has given work to (as NCCL does) runs in a thread of its own from then on.
 //
 // It counts what is made and freed, keeps to the rules of recording, and fails at a chosen call with a chosen code,
 // so that every error path of the shell runs for real, through the linker. Of what the plain fake compiler makes it can run
@@ -12,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 #ifdef WITH_CUDA_H
@@ -65,14 +68,25 @@ static int begin(const char *name) {
 #define EXPORT __attribute__((visibility("default")))
 
 // Recorded work.
-enum { COPY, SET, FILL, NOTHING, KERNEL };
+enum { COPY, SET, FILL, NOTHING, KERNEL, KERNEL_ONCE, CALL_HOST, MARK, WAIT };
 typedef struct Launch Launch;
-typedef struct { int what; void *to; const void *from; size_t bytes; int byte; float value; Launch *launch; } Work;
+typedef struct {
+    int what; void *to; const void *from; size_t bytes; int byte; float value; Launch *launch;
+    void (*call)(void *); CUevent event; long marks;
+} Work;
 typedef struct { Work *works; size_t count, room; } Works;
 struct CUgraph_st { Works works; };
 struct CUgraphExec_st { Works works; };
-struct CUstream_st { int records, broken; Works works; };
-struct CUevent_st { int marked; };
+struct CUstream_st {
+    // First, as in the streams of other fakes: so one library gives work to a stream of another.
+    void (*call)(void *stream, void (*call)(void *), void *argument);
+    int records, broken; Works works;
+    // Of one with a thread: what is still to be done, from `next` on.
+    int is_threaded, is_ending; Works later; size_t next;
+    pthread_t thread; pthread_mutex_t lock; pthread_cond_t changed; CUstream after;
+};
+// How often it was put into a stream, and how often it was reached.
+struct CUevent_st { atomic_long asked, reached; };
 // With a handle, the library that the emulating compiler made.
 struct CUmod_st { char *text; size_t bytes; void *handle; CUfunction functions; };
 struct CUfunc_st { int fills; const void *kernel; void (*run)(const void *, const unsigned *, void **); unsigned count, sizes[64]; CUfunction next; };
@@ -88,18 +102,81 @@ static void add(Works *works, Work work) {
     }
     works->works[works->count++] = work;
 }
+static void nap(void) { usleep(50); }
+static void free_launch(Launch *launch) {
+    for (unsigned i = 0; i < launch->function->count; i++) free(launch->arguments[i]);
+    free(launch);
+}
 static void run(Work *work) {
     switch (work->what) {
+    case CALL_HOST: work->call(work->to); break;
+    case MARK: work->event->reached++; break;
+    case WAIT: while (work->event->reached < work->marks) nap(); break;
+    case KERNEL_ONCE: {
+        Launch *launch = work->launch;
+        launch->function->run(launch->function->kernel, launch->shape, launch->arguments);
+        free_launch(launch); break;
+    }
     case COPY: memcpy(work->to, work->from, work->bytes); break;
     case SET: memset(work->to, work->byte, work->bytes); break;
     case KERNEL: work->launch->function->run(work->launch->function->kernel, work->launch->shape, work->launch->arguments); break;
     case FILL: for (size_t i = 0; i < work->bytes + TOO_MANY; i++) ((float *)work->to)[i] = i < work->bytes ? work->value : 0; break;
     }
 }
+static void *serve(void *argument) {
+    CUstream stream = argument;
+    pthread_mutex_lock(&stream->lock);
+    for (;;) {
+        while (stream->next == stream->later.count && !stream->is_ending) pthread_cond_wait(&stream->changed, &stream->lock);
+        if (stream->next == stream->later.count) break;
+        Work work = stream->later.works[stream->next];
+        pthread_mutex_unlock(&stream->lock);
+        run(&work);
+        pthread_mutex_lock(&stream->lock);
+        if (++stream->next == stream->later.count) {
+            stream->next = stream->later.count = 0;
+            pthread_cond_broadcast(&stream->changed);
+        }
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return 0;
+}
 static CUresult give(CUstream stream, Work work) {
     ABOUT(stream);
-    if (stream->records) add(&stream->works, work); else run(&work);
+    if (stream->records) { add(&stream->works, work); return 0; }
+    if (!stream->is_threaded) { run(&work); return 0; }
+    pthread_mutex_lock(&stream->lock);
+    add(&stream->later, work);
+    pthread_cond_broadcast(&stream->changed);
+    pthread_mutex_unlock(&stream->lock);
     return 0;
+}
+// Streams with threads.
+static CUstream threaded;
+static pthread_mutex_t threads = PTHREAD_MUTEX_INITIALIZER;
+// What the other library calls.
+static void call_on(void *to, void (*call)(void *), void *argument) {
+    CUstream stream = to;
+    pthread_mutex_lock(&threads);
+    if (!stream->is_threaded) {
+        stream->is_threaded = 1; stream->after = threaded; threaded = stream;
+        pthread_create(&stream->thread, 0, serve, stream);
+    }
+    pthread_mutex_unlock(&threads);
+    give(stream, (Work){CALL_HOST, argument, .call = call});
+}
+static int is_idle(CUstream stream) {
+    pthread_mutex_lock(&stream->lock);
+    int idle = stream->later.count == 0;
+    pthread_mutex_unlock(&stream->lock);
+    return idle;
+}
+static void finish(CUstream stream) { while (!is_idle(stream)) nap(); }
+// What frees memory or code waits for all that is under way, as the driver does: also for what never ends.
+static void finish_all(void) {
+    pthread_mutex_lock(&threads);
+    for (CUstream stream = threaded; stream; stream = stream->after) finish(stream);
+    pthread_mutex_unlock(&threads);
 }
 // A call that a recording does not survive.
 #define FORBIDDEN(stream) do { if ((stream)->records) { (stream)->broken = 1; return 900; } } while (0)
@@ -186,6 +263,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
 }
 // An object is freed even where the call is told to fail: what counts is that the shell let go of it.
 EXPORT CUresult cuModuleUnload(CUmodule module) {
+    finish_all();
     freed[MODULE]++;
     while (module->functions) { CUfunction next = module->functions->next; free(module->functions); module->functions = next; }
     if (module->handle) dlclose(module->handle);
@@ -225,20 +303,42 @@ EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes) {
     void *memory = malloc(bytes); memset(memory, 0xff, bytes); // NaN in every float
     *address = (CUdeviceptr)memory; made[MEMORY]++; return 0;
 }
-EXPORT CUresult cuMemFree_v2(CUdeviceptr address) { freed[MEMORY]++; free((void *)address); CALL; return 0; }
+EXPORT CUresult cuMemFree_v2(CUdeviceptr address) { finish_all(); freed[MEMORY]++; free((void *)address); CALL; return 0; }
 EXPORT CUresult cuMemHostAlloc(void **memory, size_t bytes, unsigned int flags) {
     CALL; ABOUT(bytes > 0 && flags == 0);
     *memory = malloc(bytes); memset(*memory, 0xff, bytes); made[HOST]++; return 0;
 }
-EXPORT CUresult cuMemFreeHost(void *memory) { freed[HOST]++; free(memory); CALL; return 0; }
+EXPORT CUresult cuMemFreeHost(void *memory) { finish_all(); freed[HOST]++; free(memory); CALL; return 0; }
 
 EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
     CALL; ABOUT(flags == 1);
-    *stream = calloc(1, sizeof **stream); made[STREAM]++; return 0;
+    *stream = calloc(1, sizeof **stream); (*stream)->call = call_on;
+    pthread_mutex_init(&(*stream)->lock, 0); pthread_cond_init(&(*stream)->changed, 0);
+    made[STREAM]++; return 0;
 }
-EXPORT CUresult cuStreamDestroy_v2(CUstream stream) { freed[STREAM]++; free(stream->works.works); free(stream); CALL; return 0; }
-EXPORT CUresult cuStreamSynchronize(CUstream stream) { CALL; FORBIDDEN(stream); return 0; }
-EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) { CALL; ABOUT(stream && event && !flags); return 0; }
+EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
+    freed[STREAM]++;
+    if (stream->is_threaded) {
+        pthread_mutex_lock(&stream->lock);
+        stream->is_ending = 1;
+        pthread_cond_broadcast(&stream->changed);
+        pthread_mutex_unlock(&stream->lock);
+        pthread_join(stream->thread, 0);
+        pthread_mutex_lock(&threads);
+        CUstream *at = &threaded;
+        while (*at != stream) at = &(*at)->after;
+        *at = stream->after;
+        pthread_mutex_unlock(&threads);
+        free(stream->later.works);
+    }
+    free(stream->works.works); free(stream); CALL; return 0;
+}
+EXPORT CUresult cuStreamSynchronize(CUstream stream) { CALL; FORBIDDEN(stream); finish(stream); return 0; }
+EXPORT CUresult cuStreamQuery(CUstream stream) { CALL; FORBIDDEN(stream); return is_idle(stream) ? 0 : 600; }
+EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) {
+    CALL; ABOUT(stream && event && !flags);
+    return give(stream, (Work){WAIT, .event = event, .marks = event->asked});
+}
 EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     CALL; return give(stream, (Work){COPY, (void *)to, from, bytes, 0, 0});
 }
@@ -253,14 +353,23 @@ EXPORT CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t bytes
 }
 
 EXPORT CUresult cuEventCreate(CUevent *event, unsigned int flags) { CALL; ABOUT(!flags); *event = calloc(1, sizeof **event); made[EVENT]++; return 0; }
-EXPORT CUresult cuEventDestroy_v2(CUevent event) { freed[EVENT]++; free(event); CALL; return 0; }
-EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) { CALL; ABOUT(event && stream); event->marked = 1; return 0; }
-EXPORT CUresult cuEventSynchronize(CUevent event) { CALL; ABOUT(event); return 0; }
-EXPORT CUresult cuEventQuery(CUevent event) { CALL; return event->marked ? 0 : 600; }
+// A stream with a thread may still hold it: its memory stays.
+EXPORT CUresult cuEventDestroy_v2(CUevent event) { freed[EVENT]++; CALL; return 0; }
+EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
+    CALL; ABOUT(event && stream);
+    event->asked++;
+    return give(stream, (Work){MARK, .event = event});
+}
+EXPORT CUresult cuEventSynchronize(CUevent event) {
+    CALL; ABOUT(event);
+    while (event->reached < event->asked) nap();
+    return 0;
+}
+EXPORT CUresult cuEventQuery(CUevent event) { CALL; return event->reached == event->asked ? 0 : 600; }
 // The older name: a driver of CUDA 12 has no cuEventElapsedTime_v2.
 #ifndef WITH_CUDA_H
 EXPORT CUresult cuEventElapsedTime(float *ms, CUevent from, CUevent to) {
-    CALL; ABOUT(from->marked && to->marked);
+    CALL; ABOUT(from->reached && to->reached);
     *ms = 0.5f; return 0;
 }
 #endif
@@ -278,13 +387,8 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned int gx, unsigned in
             launch->arguments[i] = malloc(function->sizes[i]);
             memcpy(launch->arguments[i], arguments[i], function->sizes[i]);
         }
-        CUresult given = give(stream, (Work){KERNEL, 0, 0, 0, 0, 0, launch});
-        // What ran at once is not needed any more.
-        if (!stream->records) {
-            for (unsigned i = 0; i < function->count; i++) free(launch->arguments[i]);
-            free(launch);
-        }
-        return given;
+        // A recording keeps its launches, for graphs share them.
+        return give(stream, (Work){stream->records ? KERNEL : KERNEL_ONCE, .launch = launch});
     }
     if (!function->fills) return give(stream, (Work){NOTHING, 0, 0, 0, 0, 0});
     return give(stream, (Work){FILL, *(void **)arguments[0], 0, *(unsigned long long *)arguments[1], 0, *(float *)arguments[2]});

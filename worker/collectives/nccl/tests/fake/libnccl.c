@@ -1,5 +1,6 @@
 // An NCCL without a GPU, for tests: it moves bytes between processes or threads in host memory, over Unix sockets in a
-// folder that the unique id names. It keeps NCCL's rules for communicators that do not block, and counts where a caller
+// folder that the unique id names. A stream is its own (`fake_stream`), or that of any fake whose streams begin with a
+// function that takes a call, as the fake CUDA driver's do. It keeps NCCL's rules for communicators that do not block, and counts where a caller
 // breaks them: what NVIDIA's library would answer with a crash or a hang later is a number here at once.
 //
 // FAKE_NCCL_DIR      the folder (ncclGetUniqueId needs it)
@@ -73,19 +74,25 @@ struct wire {
   uint64_t header;
 };
 
+// A group that was given to a stream.
 struct job {
-  struct job* next;
   ncclComm_t comm;
   struct op* ops;
   int count;
+};
+
+struct call {
+  struct call* next;
   void (*call)(void*);
   void* argument;
 };
 
 struct stream {
+  // All that is known of a stream of another library.
+  void (*give)(void* stream, void (*call)(void*), void* argument);
   pthread_mutex_t lock;
   pthread_cond_t changed;
-  struct job *first, *last;
+  struct call *first, *last;
   int is_running, is_ending;
   pthread_t thread;
 };
@@ -377,14 +384,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   return code;
 }
 
-static void give(struct stream* stream, struct job* job) {
-  pthread_mutex_lock(&stream->lock);
-  if (stream->first) stream->last->next = job;
-  else stream->first = job;
-  stream->last = job;
-  pthread_cond_broadcast(&stream->changed);
-  pthread_mutex_unlock(&stream->lock);
-}
+static void run_group(void* job);
 
 static ncclResult_t close_group(void) {
   struct op* ops = group;
@@ -404,7 +404,8 @@ static ncclResult_t close_group(void) {
   job->comm = ops[0].comm, job->ops = ops, job->count = count;
   atomic_fetch_add(&job->comm->jobs, 1);
   int later = job->comm->polls = polls();
-  give((struct stream*)ops[0].stream, job);
+  struct stream* stream = (struct stream*)ops[0].stream;
+  stream->give(stream, run_group, job);
   return later > 0 ? ncclInProgress : ncclSuccess;
 }
 
@@ -530,7 +531,8 @@ static void add_up(struct op* op, const char* all) {
   }
 }
 
-static void run_group(struct job* job) {
+static void run_group(void* argument) {
+  struct job* job = argument;
   ncclComm_t comm = job->comm;
   struct wire* wires = calloc(job->count * RANKS_MAX * 2, sizeof *wires);
   char** all = calloc(job->count, sizeof *all);
@@ -563,6 +565,7 @@ static void run_group(struct job* job) {
   free(all);
   free(wires);
   free(job->ops);
+  free(job);
   atomic_fetch_sub(&comm->jobs, 1);
 }
 
@@ -571,33 +574,39 @@ static void* run_stream(void* argument) {
   for (;;) {
     pthread_mutex_lock(&stream->lock);
     while (!stream->first && !stream->is_ending) pthread_cond_wait(&stream->changed, &stream->lock);
-    struct job* job = stream->first;
-    if (job) stream->first = job->next;
-    stream->is_running = job != 0;
+    struct call* now = stream->first;
+    if (now) stream->first = now->next;
+    stream->is_running = now != 0;
     pthread_mutex_unlock(&stream->lock);
-    if (!job) return 0;
-    if (job->call) job->call(job->argument);
-    else run_group(job);
-    free(job);
+    if (!now) return 0;
+    now->call(now->argument);
+    free(now);
     pthread_mutex_lock(&stream->lock);
     stream->is_running = 0;
     pthread_mutex_unlock(&stream->lock);
   }
 }
 
+void fake_stream_call(void* argument, void (*what)(void*), void* with) {
+  struct stream* stream = argument;
+  struct call* call = calloc(1, sizeof *call);
+  call->call = what, call->argument = with;
+  pthread_mutex_lock(&stream->lock);
+  if (stream->first) stream->last->next = call;
+  else stream->first = call;
+  stream->last = call;
+  pthread_cond_broadcast(&stream->changed);
+  pthread_mutex_unlock(&stream->lock);
+}
+
 // A stream, and calls of the host on it.
 void* fake_stream(void) {
   struct stream* stream = calloc(1, sizeof *stream);
+  stream->give = fake_stream_call;
   pthread_mutex_init(&stream->lock, 0);
   pthread_cond_init(&stream->changed, 0);
   pthread_create(&stream->thread, 0, run_stream, stream);
   return stream;
-}
-
-void fake_stream_call(void* stream, void (*call)(void*), void* argument) {
-  struct job* job = calloc(1, sizeof *job);
-  job->call = call, job->argument = argument;
-  give(stream, job);
 }
 
 int fake_stream_is_done(void* argument) {
