@@ -10,11 +10,14 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream([u32; 2]);
 
+/// What is hashed before seed and name.
+pub const STREAM_HEAD: &[u8] = b"elastic philox 1\0";
+
 impl Stream {
     /// Seed and name are hashed together: two names never share numbers but by a 64-bit accident.
     pub fn new(seed: u64, name: &str) -> Stream {
         let mut hash = Sha256::new();
-        hash.update(b"elastic philox 1\0");
+        hash.update(STREAM_HEAD);
         hash.update(seed.to_le_bytes());
         hash.update(name.as_bytes());
         let bytes = hash.finalize();

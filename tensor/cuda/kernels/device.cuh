@@ -3,6 +3,7 @@
 //
 //   KERNEL(name, parameters…) { … }        a kernel; BOUNDED_KERNEL(threads, name, …) with a block of at most so many threads
 //   DYNAMIC_SHARED(type, name)             the shared memory that the launch asks for, in a kernel's body
+//   const __grid_constant__ T name         a struct by value that is read in place, whatever index is taken into it
 //   threadIdx, blockIdx, blockDim, gridDim, __shared__, __device__, __syncthreads, __syncwarp, __shfl_sync,
 //   __shfl_xor_sync, __shfl_down_sync, fmaf as in CUDA
 //

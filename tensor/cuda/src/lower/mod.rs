@@ -4,8 +4,10 @@
 //! there are follows from the shapes alone, and no bit depends on it.
 
 mod basic;
+mod dropout;
 mod losses;
 mod norms;
+mod pointwise;
 
 use crate::driver::LaunchShape;
 use elastic_spec::job::Dtype;
@@ -213,6 +215,13 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::CrossEntropy(_) => losses::cross_entropy(site, to),
         Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
         Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),
+        Op::Dropout(op) => dropout::dropout(op, site, to),
+        Op::Mul(_) => pointwise::map2("mul", site, to),
+        Op::Scale(op) => pointwise::scale(op, site, to),
+        Op::Relu(_) => pointwise::map("relu", site, to),
+        Op::ReluGrad(_) => pointwise::map2("relu_grad", site, to),
+        Op::Gelu(_) => pointwise::map("gelu", site, to),
+        Op::GeluGrad(_) => pointwise::map2("gelu_grad", site, to),
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
     }
     Ok(())

@@ -258,6 +258,7 @@ inline void whole(unsigned mask) {
 #define __constant__ static const
 #define __align__(n) alignas(n)
 #define __launch_bounds__(...)
+#define __grid_constant__
 // One thread of the system runs all of a block, and blocks one after the other.
 #define __shared__ static thread_local
 

@@ -67,9 +67,20 @@ pub struct Call {
     pub shards: usize,
     /// Of all shards together.
     pub samples: usize,
+    /// Slot of the first sample; from one to the next it is three.
+    pub slot: u64,
+    /// Keys random numbers.
+    pub path: &'static str,
 }
 
-pub const CALL: Call = Call { seed: 7, step: 3, scale: 0.37, label_smoothing: 0.1, shards: 1, samples: 16 };
+impl Call {
+    fn slots(&self) -> Vec<u64> {
+        (0..self.samples as u64).map(|sample| self.slot + 3 * sample).collect()
+    }
+}
+
+pub const CALL: Call =
+    Call { seed: 7, step: 3, scale: 0.37, label_smoothing: 0.1, shards: 1, samples: 16, slot: 1, path: "test" };
 
 /// The op's outputs have the same bits by both executors (a NaN is a NaN).
 pub fn check(op: Op, inputs: &[Input]) {
@@ -121,7 +132,7 @@ impl Case {
             }
         };
         let x: Vec<Value> = inputs.iter().map(|x| input(&mut graph, x)).collect();
-        let outputs = graph.apply(op, "test", &x).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let outputs = graph.apply(op, call.path, &x).unwrap_or_else(|error| panic!("{what}: {error}"));
         let mut len = 0;
         let place = |y: &Value| {
             len += graph.ty(*y).len();
@@ -150,7 +161,7 @@ impl Case {
     }
 
     pub fn on_processor<F: Single>(&self) -> Vec<f32> {
-        let slots: Vec<u64> = (0..self.call.samples as u64).map(|slot| slot * 3 + 1).collect();
+        let slots = self.call.slots();
         let Call { seed, step, scale, label_smoothing, shards, .. } = self.call;
         let key = Key { seed, step, scale, label_smoothing, shards, slots: &slots };
         let state = F::of_floats(&self.state);
@@ -178,7 +189,7 @@ fn on_gpu(case: &Case, dtype: Dtype) -> Result<Vec<f32>, String> {
     let program = Program::of(plan, dtype, call.shards, call.samples).map_err(|error| error.to_string())?;
     let (loaded, stream) = (&DEVICE.loaded, &DEVICE.stream);
     let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
-    let slots: Vec<u8> = (0..call.samples as u64).flat_map(|slot| (slot * 3 + 1).to_ne_bytes()).collect();
+    let slots: Vec<u8> = call.slots().iter().flat_map(|slot| slot.to_ne_bytes()).collect();
     let contents = BTreeMap::from([
         (Region::Arena, vec![0xff; 4 * plan.arena]),
         (Region::State, floats(state)),

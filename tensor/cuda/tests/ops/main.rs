@@ -7,8 +7,10 @@ mod common;
 mod basic;
 mod case;
 mod device;
+mod dropout;
 mod losses;
 mod norms;
+mod pointwise;
 
 use std::process::Command;
 
