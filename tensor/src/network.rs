@@ -4,6 +4,7 @@
 //! used them (the order in which their gradients are finished), then buffers. Who computes which shard, and
 //! how leaves are summed, is the worker's business; what is done with the sum, `optim`'s.
 
+use crate::backend;
 use crate::ema;
 use crate::exec::{Bound, Scratch, Watch, run, run_seen};
 use crate::float_mode::Ieee;
@@ -124,6 +125,19 @@ pub trait Network: Send + Sync {
     /// 1, 2, 4, … times m samples.
     fn evaluate(&self, scratch: &mut dyn Any, state: &[f32], batch: &Batch) -> Vec<Tail>;
 
+    /// Says that the state of the calls from now on is that of `version`: two calls with the same have the same state, so
+    /// that a device need not be given it twice. None: every call may have another.
+    fn hold(&self, scratch: &mut dyn Any, version: Option<u64>) {
+        let _ = (scratch, version);
+    }
+
+    /// What the network holds in its device's memory where calls have up to `shards` shards: part and bytes. Empty on the
+    /// processor, whose memory is the host's.
+    fn device_memory(&self, shards: usize) -> Vec<(&'static str, u64)> {
+        let _ = shards;
+        Vec::new()
+    }
+
     /// Floats of the working memory of the largest call of up to `shards` shards: the arena of its plan. 0 where the
     /// network does not plan.
     fn arena_floats(&self, shards: usize) -> usize {
@@ -157,8 +171,22 @@ pub fn compile(module: &dyn Module, data: &DataShape, samples: usize) -> Result<
     compile_in(Dtype::F32, module, data, samples)
 }
 
-/// The same, with products in `dtype`. State, leaves and sums are f32 in each.
+/// The same, with products in `dtype`. State, leaves and sums are f32 in each. It runs on the device that the process has
+/// taken ([`crate::backend`]), else on the processor.
 pub fn compile_in(
+    dtype: Dtype,
+    module: &dyn Module,
+    data: &DataShape,
+    samples: usize,
+) -> Result<Box<dyn Network>, String> {
+    match backend::taken() {
+        Some(device) => device.compile(dtype, module, data, samples),
+        None => compile_on_processor(dtype, module, data, samples),
+    }
+}
+
+/// The same, whatever device was taken.
+pub fn compile_on_processor(
     dtype: Dtype,
     module: &dyn Module,
     data: &DataShape,

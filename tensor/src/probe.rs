@@ -12,18 +12,27 @@ use elastic_spec::batch::{Batch, DataShape};
 use elastic_spec::job::{Dtype, Optimizer};
 use sha2::{Digest, Sha256};
 
+/// Of the device that this process trains on.
 pub fn probe(dtype: Dtype) -> u64 {
+    probe_by(dtype, &|module, data, samples| compile_in(dtype, module, data, samples)).expect("the probe's shapes fit")
+}
+
+/// What makes a network of a module for shards of so many samples.
+pub type Compile<'a> = dyn Fn(&dyn Module, &DataShape, usize) -> std::result::Result<Box<dyn Network>, String> + 'a;
+
+/// Of networks that are made in this way; what it refuses is its error.
+pub fn probe_by(dtype: Dtype, compile: &Compile<'_>) -> std::result::Result<u64, String> {
     let mut hash = Sha256::new();
     let image = DataShape::Features { features: 72, classes: 3 };
     let text = DataShape::Tokens { vocab: 11, context: 9 };
     for (module, data) in [(&Image as &dyn Module, image), (&Text, text)] {
-        let network = compile_in(dtype, module, &data, 2).expect("the probe's shapes fit");
+        let network = compile(module, &data, 2)?;
         for value in train(dtype, &*network, &data) {
             hash.update(value.to_bits().to_le_bytes());
         }
     }
     let bytes = hash.finalize();
-    u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
+    Ok(u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")))
 }
 
 /// State after two steps, and the last leaf.

@@ -1,27 +1,61 @@
-//! Whether a job can be computed where it says.
+//! What a worker computes on: the processor, or a GPU that it takes before anything is compiled.
 //!
-//! The engine trains on the processor. What GPUs there are is known (`elastic_cuda`), and a job that insists on one is
-//! refused with what is missing, in place of being trained elsewhere in silence.
+//! In f32 a GPU has the processor's bits, so workers of one job may be on either. A GPU proves that with the probe before
+//! `auto` takes it; in bf16, where tensor cores add in an order of their own, all workers must be on GPUs or none.
 
-use elastic_spec::job::Device;
+use crate::fault::Fault;
+use elastic_cuda::gpu::{Gpu, OnGpu};
+use elastic_spec::job::{Device, Dtype, JobSpec};
+use elastic_tensor::backend::{self, Backend};
+use elastic_tensor::{probe, probe_by};
+use std::sync::Arc;
 
-/// Refuses `resources.device = "cuda"`, and says what stands in the way.
+/// Whether this machine has what `resources.device = "cuda"` needs; the error says what it lacks. For a job that is to run
+/// on this machine.
 pub fn check(device: Device) -> Result<(), String> {
     match device {
         Device::Auto | Device::Cpu => Ok(()),
-        Device::Cuda => {
-            let gpu = elastic_cuda::usable().map(|gpu| format!("GPU {}, {}", gpu.ordinal, gpu.name));
-            Err(refusal(&gpu))
+        Device::Cuda => elastic_cuda::usable().map(drop).map_err(|why| refusal(&why)),
+    }
+}
+
+fn refusal(why: &str) -> String {
+    format!("resources.device = \"cuda\": {why}; \"auto\" trains on the processor where there is no GPU")
+}
+
+/// Takes the device of the job for this process, as worker number `slot` of its node. That a GPU which is asked for cannot be
+/// used ends the job: where only some nodes have one, "auto" is what to ask for.
+pub fn take(spec: &JobSpec, slot: u16) -> Result<(), Fault> {
+    let asked = spec.resources.device;
+    if asked == Device::Cpu {
+        return Ok(());
+    }
+    let taken = Gpu::open(slot.into()).and_then(|gpu| take_gpu(asked, spec.train.dtype, gpu));
+    match (asked, taken) {
+        (_, Ok(())) => Ok(()),
+        (Device::Cuda, Err(why)) => Err(Fault::Job(refusal(&why))),
+        (_, Err(why)) => {
+            tracing::info!("trains on the processor: {why}");
+            Ok(())
         }
     }
 }
 
-fn refusal(gpu: &Result<String, String>) -> String {
-    let why = match gpu {
-        Ok(gpu) => format!("{gpu}, is there, but this build cannot train on a GPU yet"),
-        Err(why) => format!("no GPU can be used here, and this build cannot train on one yet: {why}"),
-    };
-    format!("resources.device = \"cuda\": {why}; \"auto\" trains on the processor")
+fn take_gpu(asked: Device, dtype: Dtype, gpu: Arc<Gpu>) -> Result<(), String> {
+    let backend = OnGpu(gpu);
+    let name = backend.name();
+    if asked == Device::Auto && dtype == Dtype::F32 {
+        let (here, there) =
+            (probe(dtype), probe_by(dtype, &|module, data, samples| backend.compile(dtype, module, data, samples))?);
+        if here != there {
+            return Err(format!(
+                "{name} has other bits than the processor: numerics class {there:016x}, not {here:016x}"
+            ));
+        }
+    }
+    backend::take(Box::new(backend)).map_err(|other| format!("{other} was taken before"))?;
+    tracing::info!("trains on {name}");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -35,10 +69,8 @@ mod tests {
 
     #[test]
     fn a_gpu_is_refused_with_what_stands_in_the_way() {
-        let there = refusal(&Ok("GPU 0, NVIDIA H100".into()));
-        let wanted = "resources.device = \"cuda\": GPU 0, NVIDIA H100, is there, but this build cannot train on a GPU yet; \
-                      \"auto\" trains on the processor";
-        assert_eq!(there, wanted);
-        assert!(refusal(&Err("no driver; install it".into())).contains("yet: no driver; install it; \"auto\""));
+        let wanted = "resources.device = \"cuda\": no driver; install it; \"auto\" trains on the processor where there \
+                      is no GPU";
+        assert_eq!(refusal("no driver; install it"), wanted);
     }
 }

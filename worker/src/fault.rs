@@ -1,6 +1,7 @@
 //! Why a worker ends before its work is done, and with which exit code.
 
 use elastic_spec::view::exit;
+use elastic_tensor::backend::DeviceLost;
 use std::any::Any;
 use std::fmt;
 use tokio::sync::mpsc;
@@ -21,6 +22,14 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What a thread unwound with: a device that was lost, or a promise of ours that was broken.
+    pub fn of_panic(panic: &(dyn Any + Send)) -> Fault {
+        match panic.downcast_ref::<DeviceLost>() {
+            Some(DeviceLost(why)) => Fault::Node(anyhow::anyhow!("{why}")),
+            None => Fault::Internal(words_of(panic)),
+        }
+    }
+
     pub fn exit_code(&self) -> i32 {
         match self {
             Fault::User(_) => exit::USER_ERROR,
@@ -62,7 +71,7 @@ impl Alarm {
         let alarm = self.clone();
         let guarded = move || {
             if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-                alarm.raise(Fault::Internal(words_of(&*panic)));
+                alarm.raise(Fault::of_panic(&*panic));
             }
         };
         std::thread::Builder::new().name(name.into()).spawn(guarded).expect("the system starts a thread");
@@ -70,7 +79,7 @@ impl Alarm {
 }
 
 /// What a panic said.
-pub fn words_of(panic: &(dyn Any + Send)) -> String {
+fn words_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
 }

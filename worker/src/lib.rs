@@ -5,7 +5,7 @@
 //!
 //! | part | is |
 //! |---|---|
-//! | [`env`], [`boot`] | what the agent said; data, network, newest checkpoint |
+//! | [`env`], [`device`], [`boot`] | what the agent said; what to compute on; data, network, newest checkpoint |
 //! | [`agent_link`], [`status`] | status up, orders down |
 //! | [`member_loop`] | the one task that owns the member |
 //! | [`trainer`], [`pool`], [`job`], [`state`] | the training thread, its helpers, the arithmetic, what it makes |
@@ -54,7 +54,7 @@ use elastic_spec::limits::{BEAT_MS, LOG_BYTES_MAX, LOG_ROUNDS_MAX};
 use elastic_spec::view::exit;
 use elastic_tensor::Network;
 use env::Env;
-use fault::{Alarm, Fault, words_of};
+use fault::{Alarm, Fault};
 use member_loop::{Inputs, MemberLoop, Outputs};
 use pool::{Pool, Shared};
 use publisher::{Failing, Place, Publisher};
@@ -114,7 +114,7 @@ fn prepare(runtime: &tokio::runtime::Runtime) -> Result<(Env, AgentLink), Fault>
 
 fn live(runtime: &tokio::runtime::Runtime, env: Env, mut agent: AgentLink, build: Builder) -> i32 {
     let life = catch_unwind(AssertUnwindSafe(|| runtime.block_on(life(&env, &mut agent, build))));
-    let fault = match life.unwrap_or_else(|panic| Err(Fault::Internal(words_of(&*panic)))) {
+    let fault = match life.unwrap_or_else(|panic| Err(Fault::of_panic(&*panic))) {
         Ok(Leaving::Finished) => return exit::DONE,
         Ok(Leaving::Drained) => return exit::DRAINED,
         Err(fault) => fault,
@@ -127,6 +127,8 @@ fn live(runtime: &tokio::runtime::Runtime, env: Env, mut agent: AgentLink, build
 /// Boot, join, restore, train, drain.
 async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leaving, Fault> {
     let order = Order::read(env).map_err(Fault::User)?;
+    // Before the first status: the numerics class in it is that of the device.
+    device::take(&order.spec, env.slot)?;
     let (link_event, link_events) = mpsc::channel(LINK_EVENTS_MAX);
     let links = Links::start(link_config(env, &order)?, link_event).await;
     let links = Arc::new(links.context("open the data plane").map_err(Fault::Node)?);
@@ -222,10 +224,7 @@ struct Ready {
 
 impl Seat {
     fn train(self, ready: oneshot::Sender<Result<Ready, Fault>>, queue: Receiver<Task>) {
-        // Before anything is read: no other node would compute elsewhere, and no restart would.
-        let is_here = device::check(self.order.spec.resources.device).map_err(Fault::Job);
-        let booted = is_here.and_then(|()| boot::boot(&self.order, &self.build).map_err(Fault::User));
-        let booted = match booted {
+        let booted = match boot::boot(&self.order, &self.build).map_err(Fault::User) {
             Ok(booted) => booted,
             Err(fault) => {
                 // If nobody listens any more, this process is ending already.

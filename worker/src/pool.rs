@@ -79,6 +79,8 @@ impl Pool {
     pub fn sum(&mut self, round: Round, node: TreeNode) -> Sum {
         let shared = self.shared.clone();
         let state = shared.state.read().expect("no one panics while writing the state");
+        // The state, and the average of the weights, are functions of the round.
+        shared.job.network.hold(self.scratch.as_mut(), Some(round.0));
         if let Kind::Train(_) = shared.job.schedule.kind(round) {
             return self.under(round, node, &state.floats);
         }

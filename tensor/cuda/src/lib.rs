@@ -11,7 +11,7 @@
 //! | [`kernels`], [`nvrtc`], [`cache`] | from CUDA source to machine code that is kept |
 //! | [`driver`] | memory, streams, launches, graphs |
 //! | [`lower`], [`program`] | from a plan's steps to launches of kernels |
-//! | [`network`] | the engine's networks, run on a GPU |
+//! | [`gpu`], [`network`] | the engine's networks, run on a GPU |
 //! | [`selftest`] | what is to be run where there is a GPU |
 //! | [`usable`] | whether this machine can compute on a GPU, in one line |
 
@@ -22,12 +22,14 @@ pub mod device;
 pub mod driver;
 mod error;
 pub mod ffi;
+pub mod gpu;
 pub mod kernels;
 pub mod libs;
 pub mod loaded;
 pub mod lower;
 pub mod network;
 pub mod nvrtc;
+mod plain;
 pub mod program;
 pub mod selftest;
 mod usable;

@@ -7,26 +7,36 @@ use crate::lower::{At, Given, Launches, NoKernel, Region, Site, climb, lower};
 use elastic_spec::job::Dtype;
 use elastic_tensor::graph::{OneByOne, Part, Type};
 use elastic_tensor::plan::{Place, Plan, Step};
+use std::ops::Range;
 
 /// A plan's launches.
 #[derive(Clone, Debug)]
 pub struct Program {
     launches: Launches,
+    /// The launches of each of the plan's steps.
+    steps: Vec<Range<usize>>,
 }
 
 impl Program {
     /// Of a plan for `shards` shards with `samples` samples in all, whose products read operands of `dtype`.
     pub fn of(plan: &Plan, dtype: Dtype, shards: usize, samples: usize) -> std::result::Result<Program, NoKernel> {
-        let mut launches = Launches::default();
+        let (mut launches, mut steps) = (Launches::default(), Vec::new());
         for step in &plan.steps {
             launches.free_room(0);
+            let start = launches.list.len();
             of_step(step, dtype, (shards, samples), &mut launches)?;
+            steps.push(start..launches.list.len());
         }
-        Ok(Program { launches })
+        Ok(Program { launches, steps })
     }
 
     pub fn launches(&self) -> &Launches {
         &self.launches
+    }
+
+    /// The launches of each of the plan's steps.
+    pub fn steps(&self) -> &[Range<usize>] {
+        &self.steps
     }
 
     /// Bytes that kernels need besides the plan's own.
@@ -64,7 +74,16 @@ impl Bound {
     /// The regions that it was bound to are as large as plan and program say, and are not freed before the stream was
     /// waited for.
     pub unsafe fn run(&self, stream: &Stream) -> Result<()> {
-        for (function, shape, arguments) in &self.launches {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { self.run_some(stream, 0..self.launches.len()) }
+    }
+
+    /// Gives some of the launches to the stream.
+    ///
+    /// # Safety
+    /// As for [`Bound::run`].
+    pub unsafe fn run_some(&self, stream: &Stream, range: Range<usize>) -> Result<()> {
+        for (function, shape, arguments) in &self.launches[range] {
             // SAFETY: lowering gives each kernel the parameters of its source; the rest is the caller's promise.
             unsafe { stream.launch(function, *shape, arguments) }?;
         }
@@ -73,7 +92,7 @@ impl Bound {
 }
 
 fn at(place: &Place) -> At {
-    let floats = |region, range: &std::ops::Range<usize>| At { region, byte: 4 * range.start as u64 };
+    let floats = |region, range: &Range<usize>| At { region, byte: 4 * range.start as u64 };
     match place {
         Place::Arena(range) => floats(Region::Arena, range),
         Place::State(range) => floats(Region::State, range),

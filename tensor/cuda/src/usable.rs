@@ -15,7 +15,7 @@ pub fn usable_of(libraries: &Libraries) -> Result<Device, String> {
     choose(devices)
 }
 
-fn choose(devices: Vec<Device>) -> Result<Device, String> {
+pub(crate) fn choose(devices: Vec<Device>) -> Result<Device, String> {
     let refusals: Vec<String> = devices.iter().filter_map(Device::refusal).collect();
     match devices.into_iter().find(|device| device.refusal().is_none()) {
         Some(device) => Ok(device),
