@@ -46,6 +46,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/driver/stream.rs", "copies from and to a GPU and runs kernels on it"),
     ("tensor/cuda/src/selftest.rs", "runs kernels on a GPU"),
     ("tensor/cuda/src/program.rs", "runs kernels on a GPU"),
+    ("tensor/cuda/src/network.rs", "runs kernels on a GPU, and copies from and to it"),
+    ("tensor/cuda/src/plain.rs", "takes numbers as the bytes that they are"),
     ("tensor/cuda/tests/ops/case.rs", "runs kernels on the tests' GPU"),
     ("tensor/cuda/tests/driver.rs", "asks the fake driver what it counted, and runs kernels on it"),
     ("worker/collectives/nccl/src/communicator.rs", "calls NCCL"),

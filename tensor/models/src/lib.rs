@@ -32,7 +32,14 @@ pub fn build_in(
     data: &DataShape,
     shard_samples: usize,
 ) -> Result<Box<dyn Network>, String> {
-    let compile = |module: &dyn Module| compile_in(dtype, module, data, shard_samples);
+    build_by(kind, data, &|module| compile_in(dtype, module, data, shard_samples))
+}
+
+/// What makes a network of a module.
+pub type Compile<'a> = dyn Fn(&dyn Module) -> Result<Box<dyn Network>, String> + 'a;
+
+/// The same, compiled by the caller.
+pub fn build_by(kind: &ModelKind, data: &DataShape, compile: &Compile<'_>) -> Result<Box<dyn Network>, String> {
     match kind {
         ModelKind::Mlp { hidden, activation } => {
             features_of("mlp", data)?;

@@ -53,10 +53,6 @@ impl Stream {
         Ok(Stream { context: Arc::clone(context), raw })
     }
 
-    pub fn context(&self) -> &Arc<Context> {
-        &self.context
-    }
-
     /// Waits until all is done. An error of a kernel that ran since the last wait is seen here.
     pub fn wait(&self) -> Result<()> {
         self.context.enter()?;

@@ -1,3 +1,5 @@
+//! Copies, sums, and leaves along the tree.
+
 use crate::case::{check, floats, special};
 use elastic_tensor::ops::*;
 
