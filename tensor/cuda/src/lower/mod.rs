@@ -8,6 +8,7 @@ mod dropout;
 mod losses;
 mod norms;
 mod pointwise;
+mod tensor_core;
 
 use crate::driver::LaunchShape;
 use elastic_spec::job::Dtype;
@@ -204,6 +205,9 @@ pub struct NoKernel {
 
 /// The launches of one op, behind those that are there.
 pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel> {
+    if site.dtype == Dtype::Bf16 && tensor_core::is_product(op) {
+        return tensor_core::lower(op, site, to);
+    }
     match op {
         Op::Add(_) => basic::add(site, to),
         Op::Seed(_) => basic::seed(site, to),

@@ -13,8 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <deque>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 namespace emulator {
 
@@ -63,8 +65,40 @@ inline void wait(State at) {
     emulator_switch(&now->stack_pointer, home);
 }
 
+struct Copy { void* to; const void* from; bool is_there; };
+// Copies to shared memory that a thread has started, in groups; the last one is open. They happen when they are waited
+// for and no sooner, so that a kernel which does not wait reads what was there before.
+inline thread_local std::deque<std::vector<Copy>> copies[THREADS_MAX];
+
+inline void copy_later(void* to, const void* from, bool is_there) {
+    auto& groups = copies[now->number];
+    if (groups.empty()) groups.emplace_back();
+    groups.back().push_back({to, from, is_there});
+}
+inline void end_copies() {
+    auto& groups = copies[now->number];
+    if (groups.empty()) groups.emplace_back();
+    groups.emplace_back();
+}
+inline void fault(const char* what);
+inline void wait_for_copies(unsigned but) {
+    auto& groups = copies[now->number];
+    for (; groups.size() > but + 1; groups.pop_front())
+        for (const Copy& copy : groups.front()) {
+            if ((uintptr_t)copy.to % 16 || (copy.is_there && (uintptr_t)copy.from % 16)) fault("a copy at an odd address");
+            if (copy.is_there) memcpy(copy.to, copy.from, 16);
+            else memset(copy.to, 0, 16);
+        }
+}
+inline void no_copies_are_left() {
+    for (const auto& group : copies[now->number])
+        if (!group.empty()) fault("a thread ended without waiting for its copies");
+    copies[now->number].clear();
+}
+
 inline void fiber_main() {
     body(body_arguments);
+    no_copies_are_left();
     now->state = DONE;
     emulator_switch(&now->stack_pointer, home);
     abort();
@@ -246,6 +280,65 @@ inline void whole(unsigned mask) {
     if (mask != 0xffffffffu) fault("a barrier of a part of a warp, which is not emulated,");
 }
 
+// To nearest even, as `cvt.rn.bf16x2.f32`: denormal numbers stay, a NaN becomes 0x7fff.
+inline unsigned bf16_of(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
+    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+inline double of_bf16(unsigned bits) {
+    bits <<= 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+// mma.m16n8k16 of bf16 with f32 sums, of fragments as `bf16.cuh` says. The model: products are exact, the sum of the
+// sixteen and of what was there is rounded to f32 once. A GPU's cores keep fewer bits of the sum while they add; which
+// ones NVIDIA does not say. So this shows that the right numbers meet, and not the bits that a GPU gives.
+inline void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    struct Fragment { unsigned a[4], b[2]; } mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    exchange(mine, [&](Warp& warp, unsigned turn, unsigned lane, unsigned lanes) {
+        if (lanes != WARP) fault("a product of tensor cores in a warp that is not whole");
+        double rows[2][16], columns[2][16];
+        for (unsigned t = 0; t < 4; t++) {
+            Fragment of_a = slot<Fragment>(warp, turn, lane / 4 * 4 + t);
+            for (unsigned i = 0; i < 4; i++)
+                for (unsigned odd = 0; odd < 2; odd++)
+                    rows[i % 2][i / 2 * 8 + 2 * t + odd] = of_bf16(of_a.a[i] >> 16 * odd & 0xffffu);
+            for (unsigned column = 0; column < 2; column++) {
+                Fragment of_b = slot<Fragment>(warp, turn, (lane % 4 * 2 + column) * 4 + t);
+                for (unsigned i = 0; i < 2; i++)
+                    for (unsigned odd = 0; odd < 2; odd++)
+                        columns[column][i * 8 + 2 * t + odd] = of_bf16(of_b.b[i] >> 16 * odd & 0xffffu);
+            }
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            double sum = c[i];
+            for (unsigned k = 0; k < 16; k++) sum += rows[i / 2][k] * columns[i % 2][k];
+            c[i] = (float)sum;
+        }
+        return mine;
+    });
+}
+
+// ldmatrix.x4, or with .trans.
+inline void load_matrices(unsigned (&to)[4], const unsigned short* row, int transposed) {
+    if ((uintptr_t)row % 16) fault("a row of a matrix at an odd address");
+    exchange(row, [&](Warp& warp, unsigned turn, unsigned lane, unsigned lanes) {
+        if (lanes != WARP) fault("matrices loaded by a warp that is not whole");
+        unsigned group = lane / 4, first = lane % 4 * 2;
+        for (unsigned i = 0; i < 4; i++) {
+            auto at = [&](unsigned line, unsigned number) -> unsigned {
+                return slot<const unsigned short*>(warp, turn, i * 8 + line)[number];
+            };
+            to[i] = transposed ? at(first, group) | at(first + 1, group) << 16 : at(group, first) | at(group, first + 1) << 16;
+        }
+        return row;
+    });
+}
+
 }  // namespace emulator
 
 #define EMULATED 1
@@ -256,7 +349,7 @@ inline void whole(unsigned mask) {
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __constant__ static const
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 #define __grid_constant__
 // One thread of the system runs all of a block, and blocks one after the other.
@@ -311,6 +404,7 @@ static inline unsigned __ballot_sync(unsigned mask, int is) {
 
 static inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
 static inline float __fsqrt_rn(float x) { return sqrtf(x); }
 static inline float __fdiv_rn(float a, float b) { return a / b; }

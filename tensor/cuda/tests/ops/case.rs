@@ -144,6 +144,10 @@ impl Case {
         Case { call, what, plan, state, tokens, out, len }
     }
 
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// One output of those that a run gave.
     pub fn output<'a>(&self, all: &'a [f32], number: usize) -> &'a [f32] {
         let (ty, at) = &self.out[number];

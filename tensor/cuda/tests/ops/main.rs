@@ -5,6 +5,7 @@
 mod common;
 
 mod basic;
+mod bf16;
 mod case;
 mod device;
 mod dropout;

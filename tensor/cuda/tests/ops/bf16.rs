@@ -1,0 +1,142 @@
+//! Products on tensor cores against the processor's in bf16.
+//!
+//! Both add the same products, which are exact in f32, in f32, each in its own order: a sum of k products is off by at
+//! most k roundings of 2^-24 of the sum of their sizes, and so the two are apart by at most twice that. The sum of sizes
+//! is what the processor gives for inputs without signs.
+
+use crate::case::{CALL, Call, Case, Input, floats, given, random};
+use elastic_spec::job::Dtype;
+use elastic_tensor::mixed::Mixed;
+use elastic_tensor::ops::*;
+
+fn without_signs(input: &Input) -> Input {
+    match input {
+        Input::Floats { shape, values } => given(shape, values.iter().map(|x| x.abs()).collect()),
+        ints => ints.clone(),
+    }
+}
+
+/// The op's output is that of the processor but for the order of sums of `terms` terms.
+fn near(call: Call, terms: usize, op: Op, inputs: &[Input]) {
+    let case = Case::new(call, op.clone(), inputs);
+    let (got, wanted) = (case.on_gpu(Dtype::Bf16), case.on_processor::<Mixed>());
+    let sizes: Vec<Input> = inputs.iter().map(without_signs).collect();
+    let sizes = Case::new(call, op, &sizes).on_processor::<Mixed>();
+    for (i, ((got, wanted), size)) in got.iter().zip(&wanted).zip(&sizes).enumerate() {
+        // A denormal number is a zero to the processor.
+        let bound = (terms + 2) as f32 * f32::EPSILON * size + 1e-36;
+        let is_near = (got - wanted).abs() <= bound || got == wanted || (got.is_nan() && wanted.is_nan());
+        assert!(is_near, "{}: number {i} is {got:e}, not {wanted:e} within {bound:e}", case.what());
+    }
+}
+
+fn matrix(rows: usize, columns: usize, is_transposed: bool) -> Input {
+    floats(&if is_transposed { [columns, rows] } else { [rows, columns] })
+}
+
+#[test]
+fn matrices_are_multiplied_however_they_are_stored() {
+    for (m, n, k) in [(1, 1, 1), (7, 13, 5), (64, 64, 32), (65, 67, 33), (130, 24, 100), (3, 516, 48), (150, 613, 37)] {
+        for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+            let op = Op::MatMul(MatMul { a_transposed, b_transposed });
+            near(CALL, k, op, &[matrix(m, k, a_transposed), matrix(k, n, b_transposed)]);
+        }
+    }
+}
+
+#[test]
+fn a_linear_layer_adds_its_bias_last() {
+    for (rows, out, inner) in [(1, 10, 3), (70, 600, 64), (5, 7, 0), (0, 4, 4)] {
+        let inputs = [floats(&[rows, inner]), floats(&[out, inner]), floats(&[out])];
+        near(CALL, inner, Op::Linear(Linear), &inputs);
+        near(CALL, inner, Op::Linear(Linear), &inputs[..2]);
+    }
+    near(CALL, 9, Op::Linear(Linear), &[floats(&[2, 3, 9]), floats(&[4, 9]), floats(&[4])]);
+}
+
+#[test]
+fn what_is_not_finite_stays_in_its_row_and_column() {
+    let mut a = random("a", 40 * 70);
+    let mut b = random("b", 70 * 20);
+    (a[3], a[4], a[5], a[6]) = (-0.0, 1e-40, 3.4e38, -1e-45);
+    (a[70], a[141], a[2100]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    (b[5], b[1399], b[47]) = (f32::NAN, f32::INFINITY, 0.0);
+    near(CALL, 70, Op::MatMul(MatMul::default()), &[given(&[40, 70], a), given(&[70, 20], b)]);
+}
+
+/// What the tests' GPU gives; each run is two, which have the same bits.
+fn on_gpu(call: Call, op: Op, inputs: &[Input]) -> Vec<f32> {
+    Case::new(call, op, inputs).on_gpu(Dtype::Bf16)
+}
+
+fn bits(xs: &[f32]) -> Vec<u32> {
+    xs.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_others() {
+    let (rows, inner) = (131, 70);
+    for out in [24, 530] {
+        let (x, w, bias) = (random("x", rows * inner), floats(&[out, inner]), floats(&[out]));
+        let some = |rows: std::ops::Range<usize>| {
+            let x = given(&[rows.len(), inner], x[rows.start * inner..rows.end * inner].to_vec());
+            on_gpu(CALL, Op::Linear(Linear), &[x, w.clone(), bias.clone()])
+        };
+        let all = some(0..rows);
+        for part in [0..1, 67..68, 130..131, 60..129] {
+            assert_eq!(bits(&some(part.clone())), bits(&all[part.start * out..part.end * out]), "rows {part:?}");
+        }
+    }
+}
+
+#[test]
+fn no_bit_hangs_on_the_size_of_a_tile() {
+    let (rows, inner, out) = (66, 100, 520);
+    let (x, w) = (floats(&[rows, inner]), random("w", out * inner));
+    let product = |out: usize| {
+        let w = given(&[out, inner], w[..out * inner].to_vec());
+        on_gpu(CALL, Op::Linear(Linear), &[x.clone(), w])
+    };
+    let (large, small) = (product(520), product(500));
+    for (row, small) in small.chunks_exact(500).enumerate() {
+        assert_eq!(bits(small), bits(&large[row * 520..][..500]), "row {row}");
+    }
+}
+
+/// Leaves of the shards, each in a run of its own, added along the tree.
+fn by_leaves(shards: usize, dy: &[f32], x: &[f32], (rows, out, inner): (usize, usize, usize)) -> Vec<f32> {
+    let mut leaves: Vec<Vec<f32>> = (0..shards)
+        .map(|shard| {
+            let dy = given(&[rows, out], dy[shard * rows * out..][..rows * out].to_vec());
+            let x = given(&[rows, inner], x[shard * rows * inner..][..rows * inner].to_vec());
+            on_gpu(CALL, Op::LinearGradWeight(LinearGradWeight), &[dy, x])
+        })
+        .collect();
+    while leaves.len() > 1 {
+        let add = |pair: &[Vec<f32>]| pair[0].iter().zip(&pair[1]).map(|(a, b)| a + b).collect();
+        leaves = leaves.chunks_exact(2).map(add).collect();
+    }
+    leaves.swap_remove(0)
+}
+
+#[test]
+fn a_weights_gradient_is_the_trees_sum_of_the_shards_leaves() {
+    for (shards, rows, out, inner) in [(1, 70, 40, 30), (2, 33, 65, 7), (8, 5, 20, 530), (8, 40, 3, 68)] {
+        let (dy, x) = (random("dy", shards * rows * out), random("x", shards * rows * inner));
+        let call = Call { shards, ..CALL };
+        let inputs = [given(&[shards * rows, out], dy.clone()), given(&[shards * rows, inner], x.clone())];
+        let together = on_gpu(call, Op::LinearGradWeight(LinearGradWeight), &inputs);
+        let apart = by_leaves(shards, &dy, &x, (rows, out, inner));
+        assert_eq!(bits(&together), bits(&apart), "{shards} shards of {rows} rows");
+        near(call, shards * rows, Op::LinearGradWeight(LinearGradWeight), &inputs);
+    }
+}
+
+#[test]
+fn leaves_that_do_not_fit_in_the_room_at_once_climb_the_same_tree() {
+    // Products of one row are exact, so leaves and their sum have the processor's bits.
+    let (shards, side) = (8, 1500);
+    let inputs = [floats(&[shards, side]), floats(&[shards, side])];
+    let case = Case::new(Call { shards, ..CALL }, Op::LinearGradWeight(LinearGradWeight), &inputs);
+    case.same_bits(0, &case.on_gpu(Dtype::Bf16), &case.on_processor::<Mixed>());
+}
