@@ -3,6 +3,7 @@
 //! A kernel for f32 gives the bits of the processor's (`elastic_tensor::ops`), so a job may run on both. How many threads
 //! there are follows from the shapes alone, and no bit depends on it.
 
+mod attention;
 mod basic;
 mod dropout;
 mod losses;
@@ -216,6 +217,8 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::LayerNormGrad(_) => norms::layer_norm_grad(site, to),
         Op::RmsNorm(op) => norms::rms_norm(op, site, to),
         Op::RmsNormGrad(_) => norms::rms_norm_grad(site, to),
+        Op::CausalAttention(op) => attention::causal_attention(op, site, to),
+        Op::CausalAttentionGrad(op) => attention::causal_attention_grad(&op.0, site, to),
         Op::CrossEntropy(_) => losses::cross_entropy(site, to),
         Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
         Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),
