@@ -365,6 +365,7 @@ inline void load_matrices(unsigned (&to)[4], const unsigned short* row, int tran
     static emulator::Registered registered_##name(#name, &name, &emulator::Runs<&name>::run);          \
     static void name(__VA_ARGS__)
 #define BOUNDED_KERNEL(threads, name, ...) KERNEL(name, __VA_ARGS__)
+#define RESIDENT_KERNEL(threads, blocks, name, ...) KERNEL(name, __VA_ARGS__)
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::dynamic_shared)
 
 static inline void __syncthreads() { emulator::wait(emulator::AT_BLOCK); }
