@@ -125,12 +125,20 @@ impl Shards {
 
     /// Launches of a kernel for one shard or leaves side by side, or of one that walks. `run` gets the function's tile, where
     /// it writes, its room, the floats of a block's part of that, and its grid.
-    pub fn lower(self, (m, n): (usize, usize), shards: usize, y: At, to: &mut Launches, run: impl Fn(Run, &mut Launches)) {
+    pub fn lower(
+        self,
+        (m, n): (usize, usize),
+        shards: usize,
+        y: At,
+        to: &mut Launches,
+        run: impl Fn(Run, &mut Launches),
+    ) {
         match self {
             Shards::Walked { tile, blocks } => {
                 let step = tile.side() * tile.side() * shards.ilog2() as usize;
                 let room = to.room(blocks * step);
-                let shape = LaunchShape { grid: [u32_of(blocks), 1, 1], block: [tile.threads(), 1, 1], shared_bytes: 0 };
+                let shape =
+                    LaunchShape { grid: [u32_of(blocks), 1, 1], block: [tile.threads(), 1, 1], shared_bytes: 0 };
                 run(Run { tile, y, room: Some((room, step)), shape }, to);
             }
             Shards::SideBySide { tile } => {
@@ -178,11 +186,29 @@ mod tests {
         assert_eq!(Tile::best(0, 0, 1), Tile::Large, "any tile will do for nothing");
     }
 
+    /// The sizes that `tests/ops/matrix.rs` has for each tile, and for walks over shards.
+    #[test]
+    fn tests_of_products_come_to_every_tile() {
+        assert_eq!(Tile::best(577, 613, 1), Tile::Medium);
+        assert_eq!(Tile::best(60, 63, 130), Tile::Medium);
+        assert_eq!(Tile::best(1259, 1277, 1), Tile::Large);
+        let walk = |m, n, shards| match Shards::of(m, n, shards) {
+            Shards::Walked { tile, .. } => Some(tile),
+            Shards::SideBySide { .. } => None,
+        };
+        assert_eq!(walk(261, 267, 2), Some(Tile::Small));
+        assert_eq!(walk(277, 281, 8), Some(Tile::Small));
+        assert_eq!(walk(691, 701, 2), Some(Tile::Medium));
+        assert_eq!(walk(1268, 1272, 2), Some(Tile::Large));
+        assert_eq!(walk(1259, 1277, 4), Some(Tile::Large));
+        assert_eq!(walk(40, 36, 8), None);
+    }
+
     #[test]
     fn shards_stand_side_by_side_where_one_has_too_few_tiles() {
         assert_eq!(Shards::of(4096, 4096, 1), Shards::SideBySide { tile: Tile::Large });
         assert_eq!(Shards::of(64, 27, 8), Shards::SideBySide { tile: Tile::Small });
         assert!(matches!(Shards::of(50_257, 768, 8), Shards::Walked { tile: Tile::Large, blocks: 264 }));
-        assert!(matches!(Shards::of(1024, 1024, 2), Shards::SideBySide { .. }));
+        assert!(matches!(Shards::of(512, 512, 8), Shards::SideBySide { tile: Tile::Large }));
     }
 }

@@ -6,7 +6,9 @@
 mod attention;
 mod basic;
 mod dropout;
+mod gemm;
 mod losses;
+mod matrix;
 mod norms;
 mod pointwise;
 mod tensor_core;
@@ -229,6 +231,10 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::ReluGrad(_) => pointwise::map2("relu_grad", site, to),
         Op::Gelu(_) => pointwise::map("gelu", site, to),
         Op::GeluGrad(_) => pointwise::map2("gelu_grad", site, to),
+        Op::MatMul(op) if site.dtype == Dtype::F32 => matrix::matmul(op, site, to),
+        Op::BatchMatMul(op) if site.dtype == Dtype::F32 => matrix::batch_matmul(op, site, to),
+        Op::Linear(_) if site.dtype == Dtype::F32 => matrix::linear(site, to),
+        Op::LinearGradWeight(_) if site.dtype == Dtype::F32 => matrix::linear_grad_weight(site, to),
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
     }
     Ok(())

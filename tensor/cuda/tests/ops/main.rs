@@ -11,6 +11,7 @@ mod case;
 mod device;
 mod dropout;
 mod losses;
+mod matrix;
 mod norms;
 mod pointwise;
 
