@@ -7,14 +7,19 @@
 //! Memory is read twice: once for the norm, which clipping must know before anything moves, and once for the update,
 //! which corrects and clips each gradient again as it goes by (32 bytes a parameter for Adam).
 
-use crate::groups::GroupRates;
-use crate::network::{ParamInfo, RunningPair, StateLayout};
+use crate::network::{RunningPair, StateLayout};
 use crate::real::sum;
 use crate::simd::{Set, vectorised};
 use crate::team::Team;
 use elastic_spec::job::{LrSchedule, Optimizer};
 use elastic_spec::layout::BLOCK_FLOATS;
 use std::ops::Range;
+
+mod rates;
+mod runs;
+
+pub use rates::{RateClass, Rates, StepRates};
+pub use runs::{Run, runs_in};
 
 /// What an update reads and writes.
 #[derive(Debug)]
@@ -90,15 +95,22 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
     }
     let clip = clip_norm.map_or(1.0, |largest| largest / (grad_norm + 1e-6)).min(1.0) as f32;
     let grads = Grads { sums: grads, correction, clip };
-    let (rates, runs) = (StepRates::new(optimizer, step, lr), Runs(&layout.params));
+    let rates = StepRates::new(optimizer, step, lr);
+    // The parts of the chunk that have the same rates: places in the chunk, scalars, gradients.
+    let each = |chunk: usize, len: usize, part: &mut dyn FnMut(Range<usize>, Rates, Grads<'_>)| {
+        let start = chunk * CHUNK;
+        runs_in(&layout.params, start..start + len, |Run { at, class }| {
+            part(at.start - start..at.end - start, rates.of(class), grads.part(at));
+        });
+    };
     let p = &mut state[..params];
     match (optimizer, moments) {
         (Optimizer::Sgd { .. }, []) => team.chunks(p, CHUNK, |_, i, p| {
-            runs.each(i, p.len(), |run, at, one| sgd(set, rates.of(one), grads.part(at), &mut p[run]));
+            each(i, p.len(), &mut |run, rates, grads| sgd(set, rates, grads, &mut p[run]));
         }),
         (Optimizer::Sgd { nesterov, .. }, [m]) => team.chunks2((p, CHUNK), (m, CHUNK), |_, i, p, m| {
-            runs.each(i, p.len(), |run, at, one| {
-                let (rates, grads, p, m) = (rates.of(one), grads.part(at), &mut p[run.clone()], &mut m[run]);
+            each(i, p.len(), &mut |run, rates, grads| {
+                let (p, m) = (&mut p[run.clone()], &mut m[run]);
                 match nesterov {
                     true => nesterov_momentum(set, rates, grads, p, m),
                     false => momentum(set, rates, grads, p, m),
@@ -106,9 +118,9 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
             });
         }),
         (_, [m, v]) => team.chunks3([(p, CHUNK), (m, CHUNK), (v, CHUNK)], |i, p, m, v| {
-            runs.each(i, p.len(), |run, at, one| {
+            each(i, p.len(), &mut |run, rates, grads| {
                 let (m, v) = (&mut m[run.clone()], &mut v[run.clone()]);
-                adam(set, rates.of(one), grads.part(at), &mut p[run], m, v);
+                adam(set, rates, grads, &mut p[run], m, v);
             });
         }),
         _ => unreachable!("the number of moments was checked"),
@@ -118,31 +130,6 @@ pub fn apply_on(team: &Team, optimizer: &Optimizer, update: Update<'_>) -> Updat
 
 /// Parameters of a task: half a megabyte of Adam's reads and writes.
 const CHUNK: usize = 16 << 10;
-
-/// Trainable parameters, neighbours with the same rates taken as one.
-struct Runs<'a>(&'a [ParamInfo]);
-
-impl Runs<'_> {
-    /// The runs' parts in a chunk of `len` parameters: in the chunk, in the whole vector, and a parameter whose rates they have.
-    fn each(&self, chunk: usize, len: usize, mut part: impl FnMut(Range<usize>, Range<usize>, &ParamInfo)) {
-        let (start, end) = (chunk * CHUNK, chunk * CHUNK + len);
-        let mut part = |run: Range<usize>, one: &ParamInfo| part(run.start - start..run.end - start, run, one);
-        let mut open: Option<(Range<usize>, &ParamInfo)> = None;
-        let first = self.0.partition_point(|info| info.offset + info.len <= start);
-        let here = self.0[first..].iter().take_while(|info| info.offset < end).filter(|info| info.trainable);
-        for info in here {
-            let at = info.offset.max(start)..(info.offset + info.len).min(end);
-            let alike = |one: &ParamInfo| (one.decay, one.group) == (info.decay, info.group);
-            match &mut open {
-                Some((run, one)) if run.end == at.start && alike(one) => run.end = at.end,
-                _ => {
-                    open.replace((at, info)).into_iter().for_each(|(run, one)| part(run, one));
-                }
-            }
-        }
-        open.into_iter().for_each(|(run, one)| part(run, one));
-    }
-}
 
 /// The gradient: the tree's sums with two factors, each product rounded.
 #[derive(Clone, Copy)]
@@ -163,98 +150,6 @@ impl Grads<'_> {
         let Grads { correction, clip, .. } = self;
         self.sums.iter().map(move |sum| *sum * correction * clip)
     }
-}
-
-/// The scalars of one step.
-#[derive(Clone, Copy)]
-struct Rates {
-    lr: f32,
-    /// L2 decay added to the gradient.
-    coupled: f32,
-    /// Factor on the parameter before the step.
-    shrink: f32,
-    beta: [f32; 2],
-    rest: [f32; 2],
-    /// lr over the first moment's bias correction.
-    size: f32,
-    /// Root of the second moment's bias correction.
-    root: f32,
-    eps: f32,
-}
-
-impl Rates {
-    fn new(optimizer: &Optimizer, step: u64, lr: f64) -> Rates {
-        let none = Rates {
-            lr: lr as f32,
-            coupled: 0.0,
-            shrink: 1.0,
-            beta: [0.0; 2],
-            rest: [1.0; 2],
-            size: 0.0,
-            root: 1.0,
-            eps: 0.0,
-        };
-        let adam = |beta1: f64, beta2: f64, eps: f64| {
-            let t = (step + 1) as f64;
-            Rates {
-                beta: [beta1 as f32, beta2 as f32],
-                rest: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
-                size: (lr / (1.0 - libm::pow(beta1, t))) as f32,
-                root: libm::sqrt(1.0 - libm::pow(beta2, t)) as f32,
-                eps: eps as f32,
-                ..none
-            }
-        };
-        match *optimizer {
-            Optimizer::Sgd { momentum, weight_decay, .. } => {
-                Rates { coupled: weight_decay as f32, beta: [momentum as f32, 0.0], ..none }
-            }
-            Optimizer::Adam { beta1, beta2, eps, weight_decay } => {
-                Rates { coupled: weight_decay as f32, ..adam(beta1, beta2, eps) }
-            }
-            Optimizer::AdamW { beta1, beta2, eps, weight_decay } => {
-                Rates { shrink: (1.0 - lr * weight_decay) as f32, ..adam(beta1, beta2, eps) }
-            }
-        }
-    }
-}
-
-/// The scalars of one step for every parameter.
-struct StepRates<'a> {
-    optimizer: &'a Optimizer,
-    step: u64,
-    lr: f64,
-    /// Those of what is in no group. Others are made anew for each run in a chunk, two powers for 16 thousand numbers
-    /// or a tensor's end, so that there is no list of them to allocate.
-    usual: Rates,
-}
-
-impl<'a> StepRates<'a> {
-    fn new(optimizer: &'a Optimizer, step: u64, lr: f64) -> StepRates<'a> {
-        StepRates { optimizer, step, lr, usual: Rates::new(optimizer, step, lr) }
-    }
-
-    fn of(&self, info: &ParamInfo) -> Rates {
-        let GroupRates { lr_scale, weight_decay } = info.group;
-        let rates = match info.group == GroupRates::default() {
-            true => self.usual,
-            false => Rates::new(&decayed_by(self.optimizer, weight_decay), self.step, self.lr * lr_scale),
-        };
-        match info.decay || weight_decay.is_some() {
-            true => rates,
-            false => Rates { coupled: 0.0, shrink: 1.0, ..rates },
-        }
-    }
-}
-
-/// The optimizer with a group's weight decay, if the group has one.
-fn decayed_by(optimizer: &Optimizer, group: Option<f64>) -> Optimizer {
-    let mut optimizer = *optimizer;
-    let (Optimizer::Sgd { weight_decay, .. }
-    | Optimizer::Adam { weight_decay, .. }
-    | Optimizer::AdamW { weight_decay, .. }) = &mut optimizer;
-    *weight_decay = group.unwrap_or(*weight_decay);
-    optimizer
 }
 
 vectorised! {

@@ -1,6 +1,7 @@
 //! Rates and optimizers at their edges: the ends of a schedule, a rate of zero, the first step, a resume.
 
 use super::*;
+use crate::GroupRates;
 
 /// PyTorch's closed forms, `t` of `all` steps behind the warm-up: LinearLR, CosineAnnealingLR, StepLR.
 fn closed_form(schedule: &LrSchedule, base: f64, t: f64, all: f64) -> f64 {

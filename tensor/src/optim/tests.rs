@@ -1,6 +1,7 @@
 //! Schedules and edge cases; the formulas are checked against PyTorch in `tests/golden.rs`.
 
 use super::*;
+use crate::GroupRates;
 use crate::gemm::{FORCED, Isa};
 
 #[test]
