@@ -11,8 +11,13 @@ use crate::team::Team;
 pub fn follow(team: &Team, decay: f64, weights: &[f32], average: &mut [f32]) {
     assert_eq!(weights.len(), average.len(), "each weight has its average");
     let _ieee = crate::float_mode::Ieee::enter();
-    let (set, rate) = (Set::best(), (1.0 - decay) as f32);
+    let (set, rate) = (Set::best(), rate(decay));
     team.chunks(average, CHUNK, |_, i, average| chunk(set, rate, &weights[i * CHUNK..], average));
+}
+
+/// How far the average goes towards a weight in one step.
+pub fn rate(decay: f64) -> f32 {
+    (1.0 - decay) as f32
 }
 
 /// A quarter of a megabyte read and written.

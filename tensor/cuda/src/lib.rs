@@ -12,6 +12,7 @@
 //! | [`driver`] | memory, streams, launches, graphs |
 //! | [`lower`], [`program`] | from a plan's steps to launches of kernels |
 //! | [`gpu`], [`network`] | the engine's networks, run on a GPU |
+//! | [`optim`] | the optimizer's step on vectors in the GPU's memory |
 //! | [`selftest`] | what is to be run where there is a GPU |
 //! | [`usable`] | whether this machine can compute on a GPU, in one line |
 
@@ -29,6 +30,7 @@ pub mod loaded;
 pub mod lower;
 pub mod network;
 pub mod nvrtc;
+pub mod optim;
 mod plain;
 pub mod program;
 pub mod selftest;

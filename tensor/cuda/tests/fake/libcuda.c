@@ -93,7 +93,8 @@ struct CUfunc_st { int fills; const void *kernel; void (*run)(const void *, cons
 static struct CUfunc_st the_fill = {1}, another = {0};
 // A launch with copies of its arguments, as the driver takes them. Kept until the process ends: recorded graphs share them.
 struct Launch { CUfunction function; unsigned shape[7]; void *arguments[64]; };
-static int recording;
+// What a recording forbids, it forbids to its own thread: the mode is thread-local.
+static __thread int recording;
 
 static void add(Works *works, Work work) {
     if (works->count == works->room) {

@@ -13,6 +13,7 @@ mod dropout;
 mod losses;
 mod matrix;
 mod norms;
+mod optim;
 mod pointwise;
 
 use std::process::Command;
