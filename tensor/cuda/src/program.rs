@@ -48,13 +48,15 @@ impl Program {
     pub fn bind(&self, loaded: &Loaded, base: impl Fn(Region) -> u64) -> Result<Bound> {
         let bound = self.launches.list.iter().map(|launch| {
             let function = loaded.function(launch.file, launch.function, launch.shape.shared_bytes)?;
+            let address = |at: &At| base(at.region) + at.byte;
             let arguments = launch.given.iter().map(|given| match given {
-                Given::At(at) => Argument::Address(base(at.region) + at.byte),
+                Given::At(at) => Argument::Address(address(at)),
                 Given::U64(value) => Argument::U64(*value),
                 Given::U32(value) => Argument::U32(*value),
                 Given::I32(value) => Argument::I32(*value),
                 Given::F32(value) => Argument::F32(*value),
                 Given::Struct(words) => Argument::Struct(words.clone()),
+                Given::Addresses(all) => Argument::Struct(all.iter().map(address).collect()),
             });
             Ok((function, launch.shape, arguments.collect()))
         });

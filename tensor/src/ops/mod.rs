@@ -67,7 +67,7 @@ pub use sum_leading::SumLeading;
 pub use sum_leaves::SumLeaves;
 pub use take::{Gather, GatherGrad, Take, TakeGrad};
 pub use view::{BroadcastTo, Concat, Fill, Permute, Range, Slice, SliceGrad};
-pub use walk::{AXES_MAX, broadcast_shape};
+pub use walk::{AXES_MAX, Strides, broadcast_shape, contiguous, repeated};
 
 use crate::gemm::{Gemm, Pack, TeamGemm};
 use crate::graph::{Graph, Node, ShapeError, Type, Value};

@@ -12,7 +12,7 @@ use crate::team::Team;
 pub const AXES_MAX: usize = 8;
 
 /// One step along each axis.
-pub(super) type Strides = [isize; AXES_MAX];
+pub type Strides = [isize; AXES_MAX];
 
 #[derive(Clone, Debug)]
 pub(super) struct Walk<const N: usize> {
@@ -84,7 +84,7 @@ impl<const N: usize> Walk<N> {
 }
 
 /// Strides of a contiguous value of this shape.
-pub(super) fn contiguous(shape: &[usize]) -> Strides {
+pub fn contiguous(shape: &[usize]) -> Strides {
     let mut strides = [0; AXES_MAX];
     let mut step = 1;
     for axis in (0..shape.len()).rev() {
@@ -95,7 +95,7 @@ pub(super) fn contiguous(shape: &[usize]) -> Strides {
 }
 
 /// Strides that repeat a contiguous value of shape `input` to `shape`.
-fn repeated(shape: &[usize], input: &[usize]) -> Strides {
+pub fn repeated(shape: &[usize], input: &[usize]) -> Strides {
     let (own, lead) = (contiguous(input), shape.len() - input.len());
     let mut strides = [0; AXES_MAX];
     for axis in (0..input.len()).filter(|axis| input[*axis] != 1) {

@@ -1,6 +1,6 @@
 //! Dropout: the key of its random numbers is hashed on the GPU, because the seed comes with the call.
 
-use super::{At, Given, LaunchShape, Launches, Site, given, numbers};
+use super::{At, LaunchShape, Launches, Site, Words, given, numbers};
 use elastic_tensor::ops::Dropout;
 use elastic_tensor::philox::STREAM_HEAD;
 
@@ -27,12 +27,10 @@ fn key(site: &Site<'_>, to: &mut Launches) -> At {
     const ONE_THREAD: LaunchShape = LaunchShape { grid: [1, 1, 1], block: [1, 1, 1], shared_bytes: 0 };
     let key = to.room(8);
     for (part, words) in padded(site.path).chunks(BLOCKS * WORDS).enumerate() {
-        let mut message = [0; BLOCKS * WORDS];
-        message[..words.len()].copy_from_slice(words);
-        let tail = [(words.len() / WORDS) as u32, u32::from(part == 0)];
-        let pairs = message.chunks_exact(2).chain([&tail[..]]);
-        let message = pairs.map(|pair| u64::from(pair[1]) << 32 | u64::from(pair[0])).collect();
-        to.push("dropout", "key", ONE_THREAD, vec![key.into(), site.call.into(), Given::Struct(message)]);
+        let mut message = Words::default();
+        (0..BLOCKS * WORDS).for_each(|at| _ = message.u32(words.get(at).copied().unwrap_or(0)));
+        message.u32((words.len() / WORDS) as u32).u32(u32::from(part == 0));
+        to.push("dropout", "key", ONE_THREAD, vec![key.into(), site.call.into(), message.given()]);
     }
     key
 }

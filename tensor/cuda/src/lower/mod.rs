@@ -6,17 +6,21 @@
 mod attention;
 mod basic;
 mod dropout;
+mod each;
 mod gemm;
 mod losses;
 mod matrix;
 mod norms;
 mod pointwise;
 mod tensor_core;
+mod walk;
+mod words;
 
 use crate::driver::LaunchShape;
 use elastic_spec::job::Dtype;
 use elastic_tensor::graph::Type;
 use elastic_tensor::ops::Op;
+use words::Words;
 
 /// A piece of the GPU's memory that a run uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,8 +65,10 @@ pub enum Given {
     U32(u32),
     I32(i32),
     F32(f32),
-    /// A struct by value: see [`Words`].
+    /// A struct by value, as `Words` lays it out.
     Struct(Vec<u64>),
+    /// A struct of addresses by value.
+    Addresses(Vec<At>),
 }
 
 impl From<At> for Given {
@@ -225,6 +231,8 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
         Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),
         Op::Dropout(op) => dropout::dropout(op, site, to),
+        Op::Each(f) => each::each(*f, site, to),
+        Op::Fused(op) => each::fused(op, site, to),
         Op::Mul(_) => pointwise::map2("mul", site, to),
         Op::Scale(op) => pointwise::scale(op, site, to),
         Op::Relu(_) => pointwise::map("relu", site, to),

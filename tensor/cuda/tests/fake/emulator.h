@@ -406,6 +406,8 @@ static inline unsigned __ballot_sync(unsigned mask, int is) {
 static inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+static inline long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }
+static inline double __longlong_as_double(long long bits) { double x; memcpy(&x, &bits, 8); return x; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
 static inline float __fsqrt_rn(float x) { return sqrtf(x); }
 static inline float __fdiv_rn(float a, float b) { return a / b; }

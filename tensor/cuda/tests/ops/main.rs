@@ -10,6 +10,7 @@ mod bf16;
 mod case;
 mod device;
 mod dropout;
+mod each;
 mod losses;
 mod matrix;
 mod norms;
