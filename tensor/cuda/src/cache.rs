@@ -1,4 +1,5 @@
-//! Cubins that are kept: on disk from one run to the next, and those that were embedded when the program was built.
+//! Cubins that are kept: on disk from one run to the next, and those that were made beforehand, embedded when the program
+//! was built or brought along in a folder (`ELASTIC_CUBINS`).
 //!
 //! A cubin's name is the digest of all that decides it. A file is written beside its place and then renamed, and
 //! carries a digest of itself: one that is damaged is noticed, and made again. That the cache cannot be written is no
@@ -20,6 +21,8 @@ const DIGEST_BYTES: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Cache {
     dir: Option<PathBuf>,
+    /// Made elsewhere, by whatever compiler; only read.
+    brought: Option<PathBuf>,
 }
 
 /// A cubin that can be loaded, and where it came from.
@@ -33,6 +36,7 @@ pub struct Ready {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
     Embedded,
+    Brought,
     Disk,
     /// Compiled now; if it could not be kept, why.
     Compiled {
@@ -42,24 +46,29 @@ pub enum From {
 
 impl Cache {
     pub fn in_dir(dir: impl Into<PathBuf>) -> Cache {
-        Cache { dir: Some(dir.into()) }
+        Cache { dir: Some(dir.into()), brought: None }
     }
 
     /// Keeps nothing.
     pub fn none() -> Cache {
-        Cache { dir: None }
+        Cache { dir: None, brought: None }
     }
 
-    /// `elastic/cubins` in `XDG_CACHE_HOME`, or in `~/.cache`.
+    /// The same with a folder of cubins that were made elsewhere.
+    pub fn with_brought(self, folder: impl Into<PathBuf>) -> Cache {
+        Cache { brought: Some(folder.into()), ..self }
+    }
+
+    /// `elastic/cubins` in `XDG_CACHE_HOME`, or in `~/.cache`, and what `ELASTIC_CUBINS` names.
     pub fn of_user() -> Cache {
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-        Cache { dir: caches.map(|caches| caches.join("elastic/cubins")) }
+        Cache { dir: caches.map(|caches| caches.join("elastic/cubins")), brought: absolute("ELASTIC_CUBINS") }
     }
 
-    /// Machine code of a kernel for a GPU: embedded, or kept, or compiled now.
+    /// Machine code of a kernel for a GPU: embedded, or brought along, or kept, or compiled now.
     ///
-    /// What is embedded comes first, so that a program with cubins does the same with and without a compiler.
+    /// What was made beforehand comes first, so that a program with cubins does the same with and without a compiler.
     pub fn get(
         &self,
         source: &Source,
@@ -72,8 +81,12 @@ impl Cache {
             log: why,
         })?;
         let embedded = kernels::embedded_cubins();
-        if let Some((arch, bytes)) = embedded_for(source, &targets, gpu, embedded) {
-            return Ok(Ready { bytes: bytes.to_vec(), arch, from: From::Embedded });
+        if let Some((arch, bytes)) = best_for(source, &targets, gpu, &|start| embedded_file(embedded, start)) {
+            return Ok(Ready { bytes, arch, from: From::Embedded });
+        }
+        let brought = |start: &str| self.brought.as_ref().and_then(|folder| brought_file(folder, start));
+        if let Some((arch, bytes)) = best_for(source, &targets, gpu, &brought) {
+            return Ok(Ready { bytes, arch, from: From::Brought });
         }
         let nvrtc = nvrtc.map_err(|why| CudaError::NoCubin {
             kernel: source.name.into(),
@@ -102,31 +115,38 @@ impl Cache {
     }
 }
 
-/// Writes a cubin where [`embedded_for`] and the cache find it.
+/// Writes a cubin so that a build can embed it, and [`Cache::with_brought`] finds it.
 pub fn write_into(dir: &Path, source: &Source, arch: Arch, version: NvrtcVersion, cubin: &[u8]) -> Result<PathBuf> {
     let file = dir.join(file_name(source, arch, version));
     write(&file, cubin)?;
     Ok(file)
 }
 
-/// The best of the cubins that were made of this very source.
-fn embedded_for(
+/// The best of the cubins that were made of this very source; `file` gives the file whose name begins so.
+fn best_for(
     source: &Source,
     targets: &[Arch],
     gpu: Capability,
-    embedded: &[(&str, &[u8])],
+    file: &dyn Fn(&str) -> Option<Vec<u8>>,
 ) -> Option<(Arch, Vec<u8>)> {
-    let mut found: Vec<(Arch, Vec<u8>)> = Vec::new();
-    for arch in targets.iter().filter(|arch| arch.runs_on(gpu)) {
-        let wanted = format!("{}-", key(source, *arch));
-        let file = embedded.iter().find(|(name, _)| name.starts_with(&wanted));
-        found.extend(file.and_then(|(_, bytes)| Some((*arch, unpack(bytes)?))));
-    }
+    let runs = targets.iter().filter(|arch| arch.runs_on(gpu));
+    let found = runs.filter_map(|arch| Some((*arch, unpack(&file(&format!("{}-", key(source, *arch)))?)?)));
+    let mut found: Vec<(Arch, Vec<u8>)> = found.collect();
     let best = Arch::best(found.iter().map(|(arch, _)| *arch), gpu)?;
-    found.into_iter().find(|(arch, _)| *arch == best)
+    found.iter().position(|(arch, _)| *arch == best).map(|at| found.swap_remove(at))
 }
 
-/// `<digest>-nvrtc13.0.cubin`: what is embedded is found whatever compiler made it, what is on disk by all of it.
+fn embedded_file(embedded: &[(&str, &[u8])], start: &str) -> Option<Vec<u8>> {
+    embedded.iter().find(|(name, _)| name.starts_with(start)).map(|(_, bytes)| bytes.to_vec())
+}
+
+fn brought_file(folder: &Path, start: &str) -> Option<Vec<u8>> {
+    let mut entries = std::fs::read_dir(folder).ok()?.flatten();
+    let file = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(start))?;
+    std::fs::read(file.path()).ok()
+}
+
+/// `<digest>-nvrtc13.0.cubin`: what was made beforehand is found whatever compiler made it, what is kept by all of it.
 fn file_name(source: &Source, arch: Arch, version: NvrtcVersion) -> String {
     format!("{}-nvrtc{version}.cubin", key(source, arch))
 }
@@ -225,7 +245,7 @@ mod tests {
         let embedded: Vec<(&str, &[u8])> =
             files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
         let taken = |source: &Source, major, minor| {
-            embedded_for(source, &targets, Capability { major, minor }, &embedded)
+            best_for(source, &targets, Capability { major, minor }, &|start| embedded_file(&embedded, start))
                 .map(|(_, bytes)| String::from_utf8(bytes).expect("a text"))
         };
         assert_eq!(taken(&SOURCE, 9, 0).as_deref(), Some("sm_90a"));

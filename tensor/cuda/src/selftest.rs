@@ -92,6 +92,7 @@ pub fn run(out: &mut dyn Write, cache: &Cache) -> io::Result<Verdict> {
 fn words(from: &From) -> String {
     match from {
         From::Embedded => "embedded".into(),
+        From::Brought => "brought along".into(),
         From::Disk => "kept by an earlier run".into(),
         From::Compiled { unkept: None } => "compiled".into(),
         From::Compiled { unkept: Some(why) } => format!("compiled, not kept: {why}"),

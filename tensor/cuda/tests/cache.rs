@@ -92,6 +92,21 @@ fn without_a_compiler_and_without_embedded_code_the_way_out_is_said() {
 }
 
 #[test]
+fn cubins_that_are_brought_along_need_no_compiler_and_no_file_of_its_version() {
+    let (_lib, nvrtc) = compiler();
+    let (brought, kept) = (common::temp(), common::temp());
+    let why = CudaError::NoLibrary { name: "libnvrtc".into(), looked: "nowhere".into(), cure: "install it" };
+    let cache = Cache::in_dir(kept.path()).with_brought(brought.path());
+    assert!(cache.get(&SOURCE, HOPPER, Err(&why)).is_err(), "the folder is empty");
+    assert_eq!(from(&Cache::in_dir(brought.path()), &nvrtc), From::Compiled { unkept: None });
+    let ready = cache.get(&SOURCE, HOPPER, Err(&why)).expect("what the folder holds");
+    assert_eq!((ready.from, ready.arch), (From::Brought, Arch::plain(9, 0)));
+    assert_eq!(from(&cache, &nvrtc), From::Brought, "with a compiler as without one");
+    std::fs::write(only_file(brought.path()), "damaged").expect("a temporary folder can be written");
+    assert_eq!(from(&cache, &nvrtc), From::Compiled { unkept: None });
+}
+
+#[test]
 fn many_threads_that_compile_the_same_leave_one_whole_file() {
     let (_lib, nvrtc) = compiler();
     let dir = common::temp();

@@ -19,6 +19,9 @@ fn without_signs(input: &Input) -> Input {
 /// The op's output is that of the processor but for the order of sums of `terms` terms.
 fn near(call: Call, terms: usize, op: Op, inputs: &[Input]) {
     let case = Case::new(call, op.clone(), inputs);
+    if case.is_left_out() {
+        return;
+    }
     let (got, wanted) = (case.on_gpu(Dtype::Bf16), case.on_processor::<Mixed>());
     let sizes: Vec<Input> = inputs.iter().map(without_signs).collect();
     let sizes = Case::new(call, op, &sizes).on_processor::<Mixed>();
