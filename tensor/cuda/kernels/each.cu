@@ -165,19 +165,19 @@ enum Powers { NONE, SOME };
 
 // Powers are only in the functions of a kernel of its own: they take the registers of all.
 template <Powers powers>
-__device__ __forceinline__ void run(const Tensors& tensors, const Program& program, const Walk<1 + INPUTS_MAX>& box,
+__device__ __forceinline__ void run(const Tensors& tensors, const Program& program, const Walk<1 + INPUTS_MAX>& walk,
                                     float4* slots) {
     // Each thread has its own part of every slot.
     slots += threadIdx.x;
-    for (u32 number = (u32)first_number(); number < box.chunks; number += (u32)number_stride()) {
-        Chunk chunk = walk::chunk(box, number);
+    for (u32 number = (u32)first_number(); number < walk.box.count; number += (u32)number_stride()) {
+        Chunk chunk = walk::chunk(walk, number);
         Quad last = {{0.0f, 0.0f, 0.0f, 0.0f}};
         for (u32 i = 0; i < program.count; i++) {
             const Step& step = program.steps[i];
             auto operand = [&](u32 which) -> Quad {
                 u32 from = step.from >> 8 * which & 255u;
                 if (from == LAST) return last;
-                if (from < SLOT) return walk::load(box, chunk, 1 + from, tensors.x[from]);
+                if (from < SLOT) return walk::load(walk, chunk, 1 + from, tensors.x[from]);
                 float4 kept = slots[(from - SLOT) * blockDim.x];
                 return {{kept.x, kept.y, kept.z, kept.w}};
             };
@@ -194,19 +194,19 @@ __device__ __forceinline__ void run(const Tensors& tensors, const Program& progr
             }
             u32 output = step.to & 255u, slot = step.to >> 8;
             if (slot != NOTHING) slots[slot * blockDim.x] = make_float4(last.x[0], last.x[1], last.x[2], last.x[3]);
-            if (output < OUTPUTS_MAX) walk::store(box, chunk, 0, tensors.y[output], last);
+            if (output < OUTPUTS_MAX) walk::store(walk, chunk, 0, tensors.y[output], last);
         }
     }
 }
 
 BOUNDED_KERNEL(THREADS, each, const __grid_constant__ Tensors tensors, const __grid_constant__ Program program,
-               const __grid_constant__ Walk<1 + INPUTS_MAX> box) {
+               const __grid_constant__ Walk<1 + INPUTS_MAX> walk) {
     DYNAMIC_SHARED(float4, slots);
-    run<NONE>(tensors, program, box, slots);
+    run<NONE>(tensors, program, walk, slots);
 }
 
 BOUNDED_KERNEL(THREADS, each_with_powers, const __grid_constant__ Tensors tensors, const __grid_constant__ Program program,
-               const __grid_constant__ Walk<1 + INPUTS_MAX> box) {
+               const __grid_constant__ Walk<1 + INPUTS_MAX> walk) {
     DYNAMIC_SHARED(float4, slots);
-    run<SOME>(tensors, program, box, slots);
+    run<SOME>(tensors, program, walk, slots);
 }

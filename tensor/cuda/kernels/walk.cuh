@@ -15,23 +15,34 @@ struct Axis {
     u32 shift;
 };
 
+// So many pieces, by their indices along axes, the innermost first; and what a step along each is in each operand.
 template <u32 OPERANDS>
-struct Walk {
+struct Box {
     u32 axes;
-    u32 chunks;
-    // Elements along the inner axis, of which axis 0 counts the chunks.
-    u32 len;
-    // Bit n: the rows of operand n are contiguous, and as long a multiple of four apart.
-    u32 by_fours;
+    u32 count;
     Axis axis[AXES_MAX];
-    // Along the inner axis, from one element to the next.
-    int steps[OPERANDS];
     int strides[OPERANDS][AXES_MAX];
 };
 
-// A chunk: its index along each axis, and how many elements it has.
+// A box whose pieces are chunks, which axis 0 counts.
+template <u32 OPERANDS>
+struct Walk {
+    Box<OPERANDS> box;
+    // Elements along the inner axis.
+    u32 len;
+    // Bit n: the rows of operand n are contiguous, and as long a multiple of four apart.
+    u32 by_fours;
+    // Along the inner axis, from one element to the next.
+    int steps[OPERANDS];
+};
+
+struct Index {
+    u32 along[AXES_MAX];
+};
+
 struct Chunk {
-    u32 index[AXES_MAX];
+    Index index;
+    // How many elements it has.
     u32 len;
 };
 
@@ -43,39 +54,45 @@ struct Quad {
 namespace walk {
 
 template <u32 N>
-__device__ __forceinline__ Chunk chunk(const Walk<N>& walk, u32 number) {
-    Chunk chunk;
+__device__ __forceinline__ Index index(const Box<N>& box, u32 number) {
+    Index index;
 #pragma unroll
     for (u32 axis = 0; axis < AXES_MAX; axis++) {
-        chunk.index[axis] = number;
-        if (axis + 1 < walk.axes) {
-            Axis by = walk.axis[axis];
+        index.along[axis] = number;
+        if (axis + 1 < box.axes) {
+            Axis by = box.axis[axis];
             u32 quotient = (__umulhi(number, by.factor) + number) >> by.shift;
-            chunk.index[axis] = number - quotient * by.len;
+            index.along[axis] = number - quotient * by.len;
             number = quotient;
         }
     }
-    u32 left = walk.len - 4 * chunk.index[0];
-    chunk.len = left < 4 ? left : 4;
-    return chunk;
+    return index;
 }
 
-// Of the chunk's first element in an operand.
+// Of a piece's first element in an operand.
 template <u32 N>
-__device__ __forceinline__ int place(const Walk<N>& walk, const Chunk& chunk, u32 operand) {
+__device__ __forceinline__ int place(const Box<N>& box, const Index& index, u32 operand) {
     int at = 0;
 #pragma unroll
     for (u32 axis = 0; axis < AXES_MAX; axis++) {
-        if (axis < walk.axes) at += (int)chunk.index[axis] * walk.strides[operand][axis];
+        if (axis < box.axes) at += (int)index.along[axis] * box.strides[operand][axis];
     }
     return at;
+}
+
+template <u32 N>
+__device__ __forceinline__ Chunk chunk(const Walk<N>& walk, u32 number) {
+    Chunk chunk = {index(walk.box, number), 0};
+    u32 left = walk.len - 4 * chunk.index.along[0];
+    chunk.len = left < 4 ? left : 4;
+    return chunk;
 }
 
 // Zeros stand behind a short chunk.
 template <u32 N>
 __device__ __forceinline__ Quad load(const Walk<N>& walk, const Chunk& chunk, u32 operand, const float* x) {
     int step = walk.steps[operand];
-    x += place(walk, chunk, operand);
+    x += place(walk.box, chunk.index, operand);
     if (step == 0) {
         float all = *x;
         return {{all, all, all, all}};
@@ -93,7 +110,7 @@ __device__ __forceinline__ Quad load(const Walk<N>& walk, const Chunk& chunk, u3
 template <u32 N>
 __device__ __forceinline__ void store(const Walk<N>& walk, const Chunk& chunk, u32 operand, float* y, const Quad& quad) {
     int step = walk.steps[operand];
-    y += place(walk, chunk, operand);
+    y += place(walk.box, chunk.index, operand);
     if ((walk.by_fours >> operand & 1u) != 0 && chunk.len == 4 && is_aligned(y)) {
         *reinterpret_cast<float4*>(y) = make_float4(quad.x[0], quad.x[1], quad.x[2], quad.x[3]);
         return;

@@ -30,7 +30,7 @@ fn key(site: &Site<'_>, to: &mut Launches) -> At {
         let mut message = Words::default();
         (0..BLOCKS * WORDS).for_each(|at| _ = message.u32(words.get(at).copied().unwrap_or(0)));
         message.u32((words.len() / WORDS) as u32).u32(u32::from(part == 0));
-        to.push("dropout", "key", ONE_THREAD, vec![key.into(), site.call.into(), message.given()]);
+        to.push("dropout", "key", ONE_THREAD, given![key, site.call, message]);
     }
     key
 }

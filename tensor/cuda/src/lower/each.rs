@@ -1,7 +1,7 @@
 //! Elementwise functions with broadcasting, alone or several as one loop: a program of steps for `each.cu`.
 
 use super::walk::Walk;
-use super::{At, Given, LaunchShape, Launches, Site, Words};
+use super::{At, Given, LaunchShape, Launches, Site, Words, given};
 use elastic_tensor::half::Half;
 use elastic_tensor::ops::{Each, FUSED_OUTPUTS_MAX, FUSED_STEPS_MAX, Fused, FusedInput, FusedStep, IO_MAX};
 use elastic_tensor::ops::{contiguous, repeated};
@@ -35,8 +35,8 @@ fn run(steps: &[FusedStep], outputs: &[usize], site: &Site<'_>, to: &mut Launche
         // Each thread keeps four floats in a slot.
         let shared_bytes = program.slots * THREADS as u32 * 16;
         let launch = LaunchShape { grid: [blocks, 1, 1], block: [THREADS as u32, 1, 1], shared_bytes };
-        let arguments =
-            vec![Given::Addresses(y.chain(x).collect()), program.words.clone().given(), part.words(1 + IO_MAX).given()];
+        let tensors = Given::Addresses(y.chain(x).collect());
+        let arguments = given![tensors, program.words.clone(), part.words(1 + IO_MAX)];
         to.push("each", program.function, launch, arguments);
     }
 }

@@ -12,6 +12,7 @@ mod losses;
 mod matrix;
 mod norms;
 mod pointwise;
+mod shapes;
 mod tensor_core;
 mod walk;
 mod words;
@@ -233,6 +234,12 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::Dropout(op) => dropout::dropout(op, site, to),
         Op::Each(f) => each::each(*f, site, to),
         Op::Fused(op) => each::fused(op, site, to),
+        Op::Fill(op) => shapes::fill(op.value as f32, site.y[0], site.y_len(0), to),
+        Op::BroadcastTo(_) => shapes::broadcast(site, to),
+        Op::Permute(op) => shapes::permute(op, site, to),
+        Op::Slice(op) => shapes::slice(op, site, to),
+        Op::SliceGrad(op) => shapes::slice_grad(op, site, to),
+        Op::Concat(op) => shapes::concat(op, site, to),
         Op::Mul(_) => pointwise::map2("mul", site, to),
         Op::Scale(op) => pointwise::scale(op, site, to),
         Op::Relu(_) => pointwise::map("relu", site, to),

@@ -9,6 +9,9 @@ use elastic_tensor::ops::{AXES_MAX, Strides};
 /// Elements that a kernel takes at a time, along the inner axis.
 const CHUNK: usize = 4;
 
+/// Rows and columns of a tile that is transposed.
+const TILE: usize = 32;
+
 /// What a kernel may count to.
 const REACH: usize = 1 << 31;
 
@@ -108,34 +111,69 @@ impl Walk {
 
     /// `struct Walk` for so many operands.
     pub fn words(&self, operands: usize) -> Words {
-        let mut words = Words::default();
         let inner = self.shape.len() - 1;
-        // The inner axis first, which counts chunks.
-        let axis = |at: usize| inner.checked_sub(at);
+        let chunks = Axis { len: self.shape[inner].div_ceil(CHUNK), at: inner, elements: CHUNK };
+        let axes: Vec<Axis> = [chunks].into_iter().chain((0..inner).rev().map(|at| self.whole(at))).collect();
+        let mut words = Words::default();
+        self.box_words(&axes, operands, &mut words);
         let by_fours = |operand: &Operand| {
             let rows = &operand.strides[..inner];
             operand.strides[inner] == 1 && rows.iter().all(|stride| stride % CHUNK as isize == 0)
         };
         let flags = (0..).zip(&self.operands).fold(0, |bits, (i, operand)| bits | u32::from(by_fours(operand)) << i);
-        words.u32(self.shape.len() as u32).u32(self.chunks() as u32).u32(self.shape[inner] as u32).u32(flags);
-        for at in 0..AXES_MAX {
-            let len = axis(at).map_or(1, |axis| self.shape[axis]);
-            let Divisor { len, factor, shift } = Divisor::of(if at == 0 { len.div_ceil(CHUNK) } else { len } as u32);
-            words.u32(len).u32(factor).u32(shift);
-        }
-        let all = (0..operands).map(|number| self.operands.get(number));
-        for operand in all.clone() {
+        words.u32(self.shape[inner] as u32).u32(flags);
+        for operand in (0..operands).map(|number| self.operands.get(number)) {
             words.i32(operand.map_or(0, |operand| operand.strides[inner] as i32));
-        }
-        for operand in all {
-            for at in 0..AXES_MAX {
-                let stride = operand.zip(axis(at)).map_or(0, |(operand, axis)| operand.strides[axis]);
-                // Where an axis has one chunk, its stride is not used, and may not fit.
-                words.i32((if at == 0 { stride * CHUNK as isize } else { stride }) as i32);
-            }
         }
         words
     }
+
+    /// If y (operand 0) is to be written along its rows and x (operand 1) read along other ones: `struct Tiles`, and how
+    /// many tiles there are.
+    pub fn tiles(&self) -> Option<(Words, usize)> {
+        let column = self.shape.len() - 1;
+        let [y, x] = &self.operands[..] else { return None };
+        let row = x.strides.iter().position(|stride| *stride == 1)?;
+        let is_wide = |axis: usize| self.shape[axis] >= TILE / 4;
+        if row == column || y.strides[column] != 1 || x.strides[column] == 0 || !is_wide(row) || !is_wide(column) {
+            return None;
+        }
+        let tile = |at: usize| Axis { len: self.shape[at].div_ceil(TILE), at, elements: TILE };
+        let rest = (0..column).rev().filter(|at| *at != row);
+        let axes: Vec<Axis> = [tile(column), tile(row)].into_iter().chain(rest.map(|at| self.whole(at))).collect();
+        let mut words = Words::default();
+        self.box_words(&axes, 2, &mut words);
+        words.u32(self.shape[column] as u32).u32(self.shape[row] as u32);
+        words.i32(y.strides[row] as i32).i32(x.strides[column] as i32);
+        Some((words, axes.iter().map(|axis| axis.len).product()))
+    }
+
+    fn whole(&self, at: usize) -> Axis {
+        Axis { len: self.shape[at], at, elements: 1 }
+    }
+
+    /// `struct Box` for so many operands.
+    fn box_words(&self, axes: &[Axis], operands: usize, words: &mut Words) {
+        words.u32(axes.len() as u32).u32(axes.iter().map(|axis| axis.len).product::<usize>() as u32);
+        for i in 0..AXES_MAX {
+            let Divisor { len, factor, shift } = Divisor::of(axes.get(i).map_or(1, |axis| axis.len as u32));
+            words.u32(len).u32(factor).u32(shift);
+        }
+        for (number, i) in (0..operands).flat_map(|number| (0..AXES_MAX).map(move |i| (number, i))) {
+            let stride = self.operands.get(number).zip(axes.get(i));
+            // Where an axis has one piece, its stride is not used, and may not fit.
+            words.i32(stride.map_or(0, |(operand, axis)| operand.strides[axis.at] * axis.elements as isize) as i32);
+        }
+    }
+}
+
+/// An axis of a box in pieces of so many elements.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    /// Pieces.
+    len: usize,
+    at: usize,
+    elements: usize,
 }
 
 /// Division of numbers under 2^31 by a multiplication: (mulhi(n, factor) + n) >> shift.
@@ -215,6 +253,20 @@ mod tests {
         (across[0], across[1]) = (1, side as isize);
         let parts = Walk::new(&[side, side], &[(0, contiguous(&[side, side])), (0, across)]).cut();
         assert!((9..=64).contains(&parts.len()), "{}", parts.len());
+    }
+
+    #[test]
+    fn only_what_is_read_across_rows_goes_through_tiles() {
+        let tiles = |shape: &[usize], across: &[isize]| {
+            let mut strides = [0; AXES_MAX];
+            strides[..across.len()].copy_from_slice(across);
+            Walk::new(shape, &[(0, contiguous(shape)), (0, strides)]).tiles().map(|(_, count)| count)
+        };
+        assert_eq!(tiles(&[64, 100], &[1, 64]), Some(2 * 4));
+        assert_eq!(tiles(&[3, 64, 5, 100], &[32_000, 1, 64, 320]), Some(3 * 2 * 5 * 4));
+        assert_eq!(tiles(&[3, 100], &[1, 3]), None, "a row of three is read as it lies");
+        assert_eq!(tiles(&[2, 4, 9, 64], &[2304, 64, 256, 1]), None, "heads keep their rows");
+        assert_eq!(tiles(&[64, 100], &[1, 0]), None, "one element is read for a row");
     }
 
     #[test]

@@ -34,11 +34,12 @@ impl Words {
         self.halves.resize(self.halves.len().next_multiple_of(2), 0);
         self
     }
+}
 
-    pub fn given(mut self) -> Given {
-        self.align();
-        let words = self.halves.as_chunks().0.iter();
-        Given::Struct(words.map(|[low, high]| u64::from(*high) << 32 | u64::from(*low)).collect())
+impl From<Words> for Given {
+    fn from(mut words: Words) -> Given {
+        let pairs = words.align().halves.as_chunks().0.iter();
+        Given::Struct(pairs.map(|[low, high]| u64::from(*high) << 32 | u64::from(*low)).collect())
     }
 }
 
@@ -51,6 +52,6 @@ mod tests {
         let mut words = Words::default();
         words.u32(1).f64(1.0).i32(-1).f32(2.0).u32(3);
         let wanted = [1, 1.0f64.to_bits(), u64::from(2.0f32.to_bits()) << 32 | 0xffff_ffff, 3];
-        assert_eq!(words.given(), Given::Struct(wanted.to_vec()));
+        assert_eq!(Given::from(words), Given::Struct(wanted.to_vec()));
     }
 }

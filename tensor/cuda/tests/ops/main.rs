@@ -17,6 +17,7 @@ mod matrix;
 mod norms;
 mod optim;
 mod pointwise;
+mod shapes;
 
 use std::process::Command;
 
