@@ -1,20 +1,20 @@
 // C = A B (+ bias) on tensor cores: A, B, bias and C are f32 in memory, operands are rounded to bf16, sums are f32.
 //
-// a: (batch, leaf, m, k) or, stored transposed, (batch, leaf, k, m); b: (batch, leaf, k, n) or (batch, leaf, n, k); bias:
-// (n); c: (batch, m, n). Functions are named by the tile and by how A and B are stored: n as they are multiplied, t
-// transposed. Several leaves (of `tn` alone) are shards, whose products are added along the tree.
+// a: (batch, leaf, m, k) or, stored transposed, (batch, leaf, k, m); b: (batch, leaf, k, n) or (batch, leaf, n, k);
+// bias: (n); c: (batch, m, n). Functions are named by the tile and by how A and B are stored: n as they are multiplied,
+// t transposed. Several leaves (of `tn` alone) are shards, whose products are added along the tree.
 //
-// A block makes one tile of one c. It goes over k in steps of 32: while its warps multiply one step out of shared memory,
-// the next is on its way from memory to registers, where it is rounded before it goes to the other half of shared
-// memory. Rows of shared memory are those of memory, in either order, so that reads and writes are whole lines; it is
-// `ldmatrix` that transposes. Pieces of 16 bytes lie swizzled: no eight rows of a matrix share a bank.
+// A block makes one tile of one c. It goes over k in steps of 32: while its warps multiply one step out of shared
+// memory, the next is on its way from memory to registers, where it is rounded before it goes to the other half of
+// shared memory. Rows of shared memory are those of memory, in either order, so that reads and writes are whole lines;
+// it is `ldmatrix` that transposes. Pieces of 16 bytes lie swizzled: no eight rows of a matrix share a bank.
 //
 // Order of sums: an element begins at +0 and takes 16 products of ascending k with each instruction, zeros behind the
 // last; so its bits hang on its own row, column and k alone, on no tile, no count of rows and no other leaf. Bias comes
 // last. A leaf's tile climbs the tree in the thread that made it; left siblings wait in `room` (batch, level, m, n).
 //
-// Grid: x: tiles, column by column in bands of 16 tiles of rows, so that blocks which run together share operands in the
-// second-level cache; y: batch, by turns.
+// Grid: x: tiles, column by column in bands of 16 tiles of rows, so that blocks which run together share operands in
+// the second-level cache; y: batch, by turns.
 #include "bf16.cuh"
 
 using bf16::u16;
@@ -77,9 +77,8 @@ struct Tile {
         from += ORDER == ALONG_K ? STEP : STEP * row_length;
     }
 
-    // Where eight numbers of a row lie in shared memory.
     static __device__ __forceinline__ u32 place(u32 row, u32 eight) {
-        return ORDER == ALONG_K ? row * STEP + (eight ^ (row >> 1 & 3u)) * 8 : row * LINES + (eight ^ (row & 7u)) * 8;
+        return bf16::swizzled<ORDER == ALONG_K ? STEP : LINES>(row, eight);
     }
 
     __device__ __forceinline__ void write(u16* shared, const float4 (&numbers)[PIECES]) const {
@@ -91,9 +90,8 @@ struct Tile {
         }
     }
 
-    // Four matrices of 8 lines and 8 k; that of the rows which this lane names begins at `line` and `k`.
-    static __device__ __forceinline__ void load(u32 (&to)[4], const u16* shared, u32 line, u32 k) {
-        u32 row = threadIdx.x % 8;
+    // Four matrices of 8 lines and 8 k; the one of which this lane names `row` begins at `line` and `k`.
+    static __device__ __forceinline__ void load(u32 (&to)[4], const u16* shared, u32 line, u32 k, u32 row) {
         if (ORDER == ALONG_K) bf16::load_matrices(to, shared + place(line + row, k / 8));
         else bf16::load_transposed(to, shared + place(k + row, line / 8));
     }
@@ -126,16 +124,15 @@ struct Product {
 
     // Adds the products of a step of which `k_left` numbers are not zeros behind the end.
     __device__ __forceinline__ void step(const u16* a, const u16* b, u32 k_left) {
-        u32 quarter = threadIdx.x % 32 / 8;
-        u32 low = quarter % 2 * 8, high = quarter / 2 * 8;
+        bf16::Quarter at;
 #pragma unroll
         for (u32 k = 0; k < STEP; k += 16) {
             if (k >= k_left) return;
             u32 of_a[HIGH][4], of_b[WIDE / 2][4];
 #pragma unroll
-            for (u32 i = 0; i < HIGH; i++) A::load(of_a[i], a, first_row + i * 16 + low, k + high);
+            for (u32 i = 0; i < HIGH; i++) A::load(of_a[i], a, first_row + i * 16 + at.low, k + at.high, at.row);
 #pragma unroll
-            for (u32 j = 0; j < WIDE / 2; j++) B::load(of_b[j], b, first_column + j * 16 + high, k + low);
+            for (u32 j = 0; j < WIDE / 2; j++) B::load(of_b[j], b, first_column + j * 16 + at.high, k + at.low, at.row);
 #pragma unroll
             for (u32 i = 0; i < HIGH; i++)
 #pragma unroll

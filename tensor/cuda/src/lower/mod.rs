@@ -7,6 +7,7 @@ mod attention;
 mod basic;
 mod dropout;
 mod each;
+mod flash;
 mod gemm;
 mod losses;
 mod matrix;

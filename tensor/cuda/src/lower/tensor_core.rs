@@ -1,10 +1,11 @@
 //! Products of a bf16 job on tensor cores: operands are rounded to bf16 where they are read, sums are f32.
 //!
-//! Tensor cores add in an order of their own, so this is a numerics class beside the processor's two. What holds for all
-//! of them holds here too: the bits of a row do not hang on how many others there are, nothing is added by atomics, no
-//! sum over k is split, and leaves of shards are f32 and added along the tree.
+//! Tensor cores add in an order of their own, so this is a numerics class beside the processor's two. What holds for
+//! all of them holds here too: the bits of a row do not hang on how many others there are, nothing is added by atomics,
+//! no sum over k is split, and leaves of shards are f32 and added along the tree.
 
 use super::basic::climb;
+use super::flash;
 use super::{At, Given, Launches, NoKernel, Site, given, numbers};
 use crate::driver::LaunchShape;
 use elastic_tensor::ops::{MatMul, Op};
@@ -30,6 +31,8 @@ pub(super) fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), N
         Op::MatMul(op) => matmul(op, site, to),
         Op::Linear(_) => linear(site, to),
         Op::LinearGradWeight(_) => linear_grad_weight(site, to),
+        Op::CausalAttention(op) => flash::forward(*op, site, to)?,
+        Op::CausalAttentionGrad(op) => flash::gradient(op.0, site, to)?,
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
     }
     Ok(())

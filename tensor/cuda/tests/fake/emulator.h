@@ -65,15 +65,15 @@ inline void wait(State at) {
     emulator_switch(&now->stack_pointer, home);
 }
 
-struct Copy { void* to; const void* from; bool is_there; };
+struct Copy { void* to; const void* from; unsigned bytes; bool is_there; };
 // Copies to shared memory that a thread has started, in groups; the last one is open. They happen when they are waited
 // for and no sooner, so that a kernel which does not wait reads what was there before.
 inline thread_local std::deque<std::vector<Copy>> copies[THREADS_MAX];
 
-inline void copy_later(void* to, const void* from, bool is_there) {
+inline void copy_later(void* to, const void* from, unsigned bytes, bool is_there) {
     auto& groups = copies[now->number];
     if (groups.empty()) groups.emplace_back();
-    groups.back().push_back({to, from, is_there});
+    groups.back().push_back({to, from, bytes, is_there});
 }
 inline void end_copies() {
     auto& groups = copies[now->number];
@@ -85,9 +85,10 @@ inline void wait_for_copies(unsigned but) {
     auto& groups = copies[now->number];
     for (; groups.size() > but + 1; groups.pop_front())
         for (const Copy& copy : groups.front()) {
-            if ((uintptr_t)copy.to % 16 || (copy.is_there && (uintptr_t)copy.from % 16)) fault("a copy at an odd address");
-            if (copy.is_there) memcpy(copy.to, copy.from, 16);
-            else memset(copy.to, 0, 16);
+            if ((uintptr_t)copy.to % copy.bytes || (copy.is_there && (uintptr_t)copy.from % copy.bytes))
+                fault("a copy at an odd address");
+            if (copy.is_there) memcpy(copy.to, copy.from, copy.bytes);
+            else memset(copy.to, 0, copy.bytes);
         }
 }
 inline void no_copies_are_left() {
@@ -333,7 +334,8 @@ inline void load_matrices(unsigned (&to)[4], const unsigned short* row, int tran
             auto at = [&](unsigned line, unsigned number) -> unsigned {
                 return slot<const unsigned short*>(warp, turn, i * 8 + line)[number];
             };
-            to[i] = transposed ? at(first, group) | at(first + 1, group) << 16 : at(group, first) | at(group, first + 1) << 16;
+            to[i] = transposed ? at(first, group) | at(first + 1, group) << 16
+                               : at(group, first) | at(group, first + 1) << 16;
         }
         return row;
     });

@@ -1,8 +1,8 @@
 //! Products on tensor cores against the processor's in bf16.
 //!
 //! Both add the same products, which are exact in f32, in f32, each in its own order: a sum of k products is off by at
-//! most k roundings of 2^-24 of the sum of their sizes, and so the two are apart by at most twice that. The sum of sizes
-//! is what the processor gives for inputs without signs.
+//! most k roundings of 2^-24 of the sum of their sizes, and so the two are apart by at most twice that. The sum of
+//! sizes is what the processor gives for inputs without signs.
 
 use crate::case::{CALL, Call, Case, Input, floats, given, random};
 use elastic_spec::job::Dtype;

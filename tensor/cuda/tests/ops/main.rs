@@ -12,6 +12,7 @@ mod case;
 mod device;
 mod dropout;
 mod each;
+mod flash;
 mod losses;
 mod matrix;
 mod norms;
