@@ -1,10 +1,12 @@
 // Matrix products in f32: C (m, n) = A B (+ bias), of `batch` pairs of matrices, or of one pair summed over shards.
 //
-// Each element is one chain of fmaf over ascending k, see `gemm.cuh`; a bias is added to the finished chain. Of several shards
-// each has a chain of its own, and they are added along the tree while a block walks from the first shard to the last.
+// Each element is one chain of fmaf over ascending k, see `gemm.cuh`; a bias is added to the finished chain. Of several
+// shards each has a chain of its own, and they are added along the tree while a block walks from the first shard to the
+// last.
 //
-// Grid: blocks take tiles of C by turns. The first letter of a name says how A lies: n as (m, k), t as (k, m); the second B:
-// n as (k, n), t as (n, k).
+// Grid: a block a tile along x, y and z together count the batch; of `sum_…`, which walk over shards, blocks take tiles
+// by turns. The first letter of a name says how A lies: n as (m, k), t as (k, m); the
+// second B: n as (k, n), t as (n, k).
 #include "gemm.cuh"
 
 namespace gemm {
@@ -21,34 +23,6 @@ struct Product {
     u64 room_step;
 };
 
-// Writes a tile of C.
-template <class T>
-__device__ __forceinline__ void finish(
-    float (&sum)[T::HIGH][T::WIDE], float* c, const float* bias, const Product& of, Cut cut) {
-    Place<T> place(again(threadIdx.x));
-    constexpr u32 TOGETHER = T::WIDE < 4 ? T::WIDE : 4;
-    u32 row = cut.row * T::ROWS, column = cut.column * T::COLUMNS, m = of.m, n = of.n;
-    bool is_aligned = is_vector(c, n);
-#pragma unroll
-    for (u32 j = 0; j < T::WIDE; j += TOGETHER) {
-        u32 x = column + place.column(j);
-        u32 inside = x < n ? n - x : 0;
-        inside = inside < TOGETHER ? inside : TOGETHER;
-        float added[4];
-#pragma unroll
-        for (u32 i = 0; i < TOGETHER; i++) added[i] = bias && i < inside ? bias[x + i] : 0.0f;
-#pragma unroll
-        for (u32 r = 0; r < T::HIGH; r++) {
-            u32 y = row + place.row(r);
-            if (y >= m) continue;
-            float four[4];
-#pragma unroll
-            for (u32 i = 0; i < TOGETHER; i++) four[i] = bias ? sum[r][j + i] + added[i] : sum[r][j + i];
-            store(c + (u64)y * n + x, four, inside, is_aligned);
-        }
-    }
-}
-
 template <class T, class A, class B>
 __device__ __forceinline__ void product(
     float* c, const float* a, const float* b, const float* bias, const Product& of, float* shared) {
@@ -60,7 +34,7 @@ __device__ __forceinline__ void product(
     A left(a + item * of.a_step, cut.row * T::ROWS, of.m, of.k);
     B right(b + item * of.b_step, cut.column * T::COLUMNS, of.n, of.k);
     chain<T>(sum, left, right, of.k, shared);
-    finish<T>(sum, c + item * of.c_step, bias, of, Cut(again(blockIdx.x), of.down, of.across));
+    finish<T>(sum, c + item * of.c_step, bias, of.m, of.n, Cut(again(blockIdx.x), of.down, of.across));
 }
 
 // The sum over shards, each with k links: one chain a shard, added along the tree.
@@ -76,7 +50,7 @@ __device__ __forceinline__ void summed(
             chain<T>(sum, left, right, of.k, shared);
             climb<T>(sum, room + again(blockIdx.x) * of.room_step, shard, of.batch);
         }
-        finish<T>(sum, c, nullptr, of, Cut(again(number), of.down, of.across));
+        finish<T>(sum, c, nullptr, of.m, of.n, Cut(again(number), of.down, of.across));
     }
 }
 

@@ -1,10 +1,10 @@
-// The core of every product in f32: C (m, n) = A (m, k) B (k, n), each element one chain sum = fmaf(a, b, sum) over ascending
-// k from +0. A block's threads hold a tile of C in registers from the first link to the last, so the order of sums is that of
-// the source however C is cut; k is never split.
+// The core of every product in f32: C (m, n) = A (m, k) B (k, n), each element one chain sum = fmaf(a, b, sum) over
+// ascending k from +0. A block's threads hold a tile of C in registers from the first link to the last, so the order of
+// sums is that of the source however C is cut; k is never split.
 //
-// Slabs of a few links of both operands go through shared memory, which has two of each: while one is multiplied, the next is on
-// its way into registers. A slab is (link, line): lines are rows of A or columns of B. Who reads an operand is a type of its own,
-// with `fetch(links left)` and `put(slab)`.
+// Slabs of a few links of both operands go through shared memory, which has two of each: while one is multiplied, the
+// next is on its way into registers. A slab is (link, line): lines are rows of A or columns of B. Who reads an operand
+// is a type of its own, with `fetch(links left)` and `put(slab)`.
 //
 // Behind the last link a slab holds -0 for A and +0 for B: fmaf(-0, +0, sum) is sum for every sum, -0, infinities and
 // NaN included, so loops need no rest. Lines beyond the matrix are multiplied and not stored.
@@ -223,8 +223,8 @@ __device__ __forceinline__ void chain(
     }
 }
 
-// Adds the left siblings of a shard's tile to it, one a level that closes, and leaves the sum where its own right sibling finds
-// it. The room is a block's own: (level, four elements, thread).
+// Adds the left siblings of a shard's tile to it, one a level that closes, and leaves the sum where its own right
+// sibling finds it. The room is a block's own: (level, four elements, thread).
 template <class T>
 __device__ __forceinline__ void climb(float (&sum)[T::HIGH][T::WIDE], float* room, u32 shard, u32 shards) {
     constexpr u32 FOURS = T::HIGH * T::WIDE / 4;
@@ -251,7 +251,8 @@ __device__ __forceinline__ void climb(float (&sum)[T::HIGH][T::WIDE], float* roo
     }
 }
 
-// Of C's tiles number `number`: eight rows of tiles go together, so that blocks that run at one time share what they read.
+// Of C's tiles number `number`: eight rows of tiles go together, so that blocks that run at one time share what they
+// read.
 struct Cut {
     u32 row, column;
 
@@ -271,6 +272,34 @@ __device__ __forceinline__ void store(float* to, const float (&from)[4], u32 ins
 #pragma unroll
         for (u32 i = 0; i < 4; i++)
             if (i < inside) to[i] = from[i];
+    }
+}
+
+// Writes a tile of C, whose rows lie one behind the other. A bias is of each column; a null pointer is none.
+template <class T>
+__device__ __forceinline__ void finish(
+    float (&sum)[T::HIGH][T::WIDE], float* c, const float* bias, u32 m, u32 n, Cut cut) {
+    Place<T> place(again(threadIdx.x));
+    constexpr u32 TOGETHER = T::WIDE < 4 ? T::WIDE : 4;
+    u32 row = cut.row * T::ROWS, column = cut.column * T::COLUMNS;
+    bool is_aligned = is_vector(c, n);
+#pragma unroll
+    for (u32 j = 0; j < T::WIDE; j += TOGETHER) {
+        u32 x = column + place.column(j);
+        u32 inside = x < n ? n - x : 0;
+        inside = inside < TOGETHER ? inside : TOGETHER;
+        float added[4];
+#pragma unroll
+        for (u32 i = 0; i < TOGETHER; i++) added[i] = bias && i < inside ? bias[x + i] : 0.0f;
+#pragma unroll
+        for (u32 r = 0; r < T::HIGH; r++) {
+            u32 y = row + place.row(r);
+            if (y >= m) continue;
+            float four[4];
+#pragma unroll
+            for (u32 i = 0; i < TOGETHER; i++) four[i] = bias ? sum[r][j + i] + added[i] : sum[r][j + i];
+            store(c + (u64)y * n + x, four, inside, is_aligned);
+        }
     }
 }
 

@@ -78,8 +78,12 @@ impl Tile {
 
     /// The fastest for `batch` products.
     pub fn best(m: usize, n: usize, batch: usize) -> Tile {
+        Tile::best_of(&Tile::ALL, m, n, batch)
+    }
+
+    fn best_of(tiles: &[Tile], m: usize, n: usize, batch: usize) -> Tile {
         let cycles = |tile: &Tile| tile.cycles(tile.blocks(m, n) * batch);
-        Tile::ALL.into_iter().min_by_key(cycles).expect("there are some")
+        tiles.iter().copied().min_by_key(cycles).expect("there are some")
     }
 
     fn blocks(self, m: usize, n: usize) -> usize {
@@ -108,11 +112,12 @@ pub(super) enum Shards {
 }
 
 impl Shards {
-    pub fn of(m: usize, n: usize, shards: usize) -> Shards {
+    /// With one of some tiles.
+    pub fn of(tiles: &[Tile], m: usize, n: usize, shards: usize) -> Shards {
+        let [walked, beside] = [1, shards].map(|batch| Tile::best_of(tiles, m, n, batch));
         if shards == 1 {
-            return Shards::SideBySide { tile: Tile::best(m, n, 1) };
+            return Shards::SideBySide { tile: walked };
         }
-        let (walked, beside) = (Tile::best(m, n, 1), Tile::best(m, n, shards));
         let tiles = walked.blocks(m, n);
         let in_turn = shards * walked.cycles(tiles);
         let at_once = beside.cycles(beside.blocks(m, n) * shards);
@@ -169,6 +174,12 @@ pub(super) fn grid(tile: Tile, m: usize, n: usize, batch: usize) -> LaunchShape 
     LaunchShape { grid, block: [tile.threads(), 1, 1], shared_bytes: 0 }
 }
 
+/// A struct of numbers of 32 bits.
+pub(super) fn structure(fields: &[u32]) -> Given {
+    let word = |two: &[u32]| u64::from(two[0]) | u64::from(two.get(1).copied().unwrap_or(0)) << 32;
+    Given::Struct(fields.chunks(2).map(word).collect())
+}
+
 /// An address that is none.
 pub(super) const NOWHERE: Given = Given::U64(0);
 
@@ -192,7 +203,7 @@ mod tests {
         assert_eq!(Tile::best(577, 613, 1), Tile::Medium);
         assert_eq!(Tile::best(60, 63, 130), Tile::Medium);
         assert_eq!(Tile::best(1259, 1277, 1), Tile::Large);
-        let walk = |m, n, shards| match Shards::of(m, n, shards) {
+        let walk = |m, n, shards| match Shards::of(&Tile::ALL, m, n, shards) {
             Shards::Walked { tile, .. } => Some(tile),
             Shards::SideBySide { .. } => None,
         };
@@ -206,9 +217,9 @@ mod tests {
 
     #[test]
     fn shards_stand_side_by_side_where_one_has_too_few_tiles() {
-        assert_eq!(Shards::of(4096, 4096, 1), Shards::SideBySide { tile: Tile::Large });
-        assert_eq!(Shards::of(64, 27, 8), Shards::SideBySide { tile: Tile::Small });
-        assert!(matches!(Shards::of(50_257, 768, 8), Shards::Walked { tile: Tile::Large, blocks: 264 }));
-        assert!(matches!(Shards::of(512, 512, 8), Shards::SideBySide { tile: Tile::Large }));
+        assert_eq!(Shards::of(&Tile::ALL, 4096, 4096, 1), Shards::SideBySide { tile: Tile::Large });
+        assert_eq!(Shards::of(&Tile::ALL, 64, 27, 8), Shards::SideBySide { tile: Tile::Small });
+        assert!(matches!(Shards::of(&Tile::ALL, 50_257, 768, 8), Shards::Walked { tile: Tile::Large, blocks: 264 }));
+        assert!(matches!(Shards::of(&Tile::ALL, 512, 512, 8), Shards::SideBySide { tile: Tile::Large }));
     }
 }

@@ -45,13 +45,19 @@ impl Product {
     /// The sum over shards, of which `k` counts the links of one.
     fn lower_sum(self, y: At, (a, b): (At, At), to: &mut Launches) {
         let Product { m, n, batch: shards, .. } = self;
-        Shards::of(m, n, shards).lower((m, n), shards, y, to, |Run { tile, y, room, shape }, to| match room {
-            Some((room, step)) => {
-                let function = tile.of(["sum_large", "sum_medium", "sum_small"]);
-                to.push("gemm", function, shape, given![y, a, b, room, self.words(tile, step)]);
-            }
-            None => to.push("gemm", self.function(tile), shape, given![y, a, b, NOWHERE, self.words(tile, 0)]),
-        });
+        Shards::of(&Tile::ALL, m, n, shards).lower(
+            (m, n),
+            shards,
+            y,
+            to,
+            |Run { tile, y, room, shape }, to| match room {
+                Some((room, step)) => {
+                    let function = tile.of(["sum_large", "sum_medium", "sum_small"]);
+                    to.push("gemm", function, shape, given![y, a, b, room, self.words(tile, step)]);
+                }
+                None => to.push("gemm", self.function(tile), shape, given![y, a, b, NOWHERE, self.words(tile, 0)]),
+            },
+        );
     }
 }
 

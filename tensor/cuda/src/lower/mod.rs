@@ -5,6 +5,7 @@
 
 mod attention;
 mod basic;
+mod conv2d;
 mod dropout;
 mod each;
 mod flash;
@@ -247,10 +248,14 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::ReluGrad(_) => pointwise::map2("relu_grad", site, to),
         Op::Gelu(_) => pointwise::map("gelu", site, to),
         Op::GeluGrad(_) => pointwise::map2("gelu_grad", site, to),
-        Op::MatMul(op) if site.dtype == Dtype::F32 => matrix::matmul(op, site, to),
-        Op::BatchMatMul(op) if site.dtype == Dtype::F32 => matrix::batch_matmul(op, site, to),
-        Op::Linear(_) if site.dtype == Dtype::F32 => matrix::linear(site, to),
-        Op::LinearGradWeight(_) if site.dtype == Dtype::F32 => matrix::linear_grad_weight(site, to),
+        Op::MatMul(op) => matrix::matmul(op, site, to),
+        Op::BatchMatMul(op) => matrix::batch_matmul(op, site, to),
+        Op::Linear(_) => matrix::linear(site, to),
+        Op::LinearGradWeight(_) => matrix::linear_grad_weight(site, to),
+        Op::Conv2d(op) => conv2d::conv2d(op, site, to),
+        Op::Conv2dGradInput(op) => conv2d::conv2d_grad_input(op, site, to),
+        Op::Conv2dGradWeight(op) => conv2d::conv2d_grad_weight(op, site, to),
+        Op::Conv2dGradBias(_) => conv2d::conv2d_grad_bias(site, to),
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
     }
     Ok(())

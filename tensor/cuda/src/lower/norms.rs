@@ -74,7 +74,7 @@ pub(super) fn rms_norm_grad(site: &Site<'_>, to: &mut Launches) {
 
 /// Sums over the rows of each shard, then of the shards along the tree. `leaves` launches the first: where its sums go,
 /// (shard, column) each.
-fn sum_columns<const N: usize>(
+pub(super) fn sum_columns<const N: usize>(
     y: [At; N],
     cols: usize,
     shards: usize,

@@ -9,6 +9,7 @@ mod attention;
 mod basic;
 mod bf16;
 mod case;
+mod conv;
 mod device;
 mod dropout;
 mod each;
