@@ -5,6 +5,7 @@
 
 mod attention;
 mod basic;
+mod batch_norm;
 mod conv2d;
 mod dropout;
 mod each;
@@ -230,6 +231,9 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::RmsNormGrad(_) => norms::rms_norm_grad(site, to),
         Op::CausalAttention(op) => attention::causal_attention(op, site, to),
         Op::CausalAttentionGrad(op) => attention::causal_attention_grad(&op.0, site, to),
+        Op::BatchNorm(op) => batch_norm::batch_norm(op, site, to),
+        Op::BatchNormGrad(op) => batch_norm::batch_norm_grad(op, site, to),
+        Op::BatchNormEval(op) => batch_norm::batch_norm_eval(op, site, to),
         Op::CrossEntropy(_) => losses::cross_entropy(site, to),
         Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
         Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),

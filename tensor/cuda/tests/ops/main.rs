@@ -7,6 +7,7 @@ mod common;
 
 mod attention;
 mod basic;
+mod batch_norm;
 mod bf16;
 mod case;
 mod conv;
