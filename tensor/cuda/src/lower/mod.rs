@@ -234,6 +234,8 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::BatchNorm(op) => batch_norm::batch_norm(op, site, to),
         Op::BatchNormGrad(op) => batch_norm::batch_norm_grad(op, site, to),
         Op::BatchNormEval(op) => batch_norm::batch_norm_eval(op, site, to),
+        Op::Softmax(op) => norms::softmax(op, site, to),
+        Op::SoftmaxGrad(op) => norms::softmax_grad(op, site, to),
         Op::CrossEntropy(_) => losses::cross_entropy(site, to),
         Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
         Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),

@@ -1,7 +1,7 @@
-//! Norms over the last axis, and their gradients.
+//! Norms and softmaxes over the last axis, and their gradients.
 
 use super::{At, LaunchShape, Launches, Site, blocks, given, numbers};
-use elastic_tensor::ops::{LayerNorm, RmsNorm};
+use elastic_tensor::ops::{LayerNorm, RmsNorm, Softmax, SoftmaxGrad};
 
 /// Threads of a block where half a warp has a row, and the lanes that have it: `rows.cuh`.
 const THREADS: u32 = 256;
@@ -70,6 +70,18 @@ pub(super) fn rms_norm_grad(site: &Site<'_>, to: &mut Launches) {
         let rows = rows / site.shards;
         to.push("rms_norm", "rms_norm_columns", shape, given![dscale, x, rstd, dy, rows, cols]);
     });
+}
+
+pub(super) fn softmax(op: &Softmax, site: &Site<'_>, to: &mut Launches) {
+    let (rows, cols) = site.types[0].rows_cols();
+    let function = if op.log { "log_softmax" } else { "softmax" };
+    to.push("softmax", function, half_warps(rows), given![site.y[0], site.x[0], rows, cols]);
+}
+
+pub(super) fn softmax_grad(op: &SoftmaxGrad, site: &Site<'_>, to: &mut Launches) {
+    let (rows, cols) = site.types[0].rows_cols();
+    let function = if op.log { "log_softmax_grad" } else { "softmax_grad" };
+    to.push("softmax", function, half_warps(rows), given![site.y[0], site.x[0], site.x[1], rows, cols]);
 }
 
 /// Sums over the rows of each shard, then of the shards along the tree. `leaves` launches the first: where its sums go,

@@ -65,3 +65,21 @@ fn rms_norms_gradients_are_added_along_the_tree() {
         }
     }
 }
+
+#[test]
+fn softmaxes() {
+    for [rows, cols] in SHAPES {
+        let far = random("far", rows * cols).iter().map(|x| x * 200.0).collect();
+        for x in [floats(&[rows, cols]), special(&[rows, cols]), given(&[rows, cols], far)] {
+            for log in [false, true] {
+                check(Op::Softmax(Softmax { log }), std::slice::from_ref(&x));
+                check(Op::SoftmaxGrad(SoftmaxGrad { log }), &[x.clone(), floats(&[rows, cols])]);
+            }
+        }
+    }
+    for same in [f32::NEG_INFINITY, f32::NAN, -0.0] {
+        let x = given(&[2, 3, 5], vec![same; 30]);
+        check(Op::Softmax(Softmax { log: false }), std::slice::from_ref(&x));
+        check(Op::Softmax(Softmax { log: true }), &[x]);
+    }
+}
