@@ -1,10 +1,11 @@
-// Tiles of causal attention, for its forward pass and its gradient: 64 rows (queries, or keys) against 64 columns (keys, or
-// queries) of one head, by a block of 256 threads.
+// Tiles of causal attention, for its forward pass and its gradient: 64 rows (queries, or keys) against 64 columns
+// (keys, or queries) of one head, by a block of 256 threads.
 //
-// Thread (i, j) of 16 by 16 has rows 4 i to 4 i + 3 and columns j, j + 16, j + 32, j + 48. So a row lies with the sixteen
-// lanes of half a warp, each of which has the columns that the lane of `rows.cuh` has: sums along a row go on from tile to
-// tile in the order of the processor. Two products make all of the work, and each element of both is one chain of fused
-// multiply-adds in one thread: `dots` over the dimensions of a head, `add_rows` over the columns of a tile.
+// Thread (i, j) of 16 by 16 has rows 4 i to 4 i + 3 and columns j, j + 16, j + 32, j + 48. So a row lies with the
+// sixteen lanes of half a warp, each of which has the columns that the lane of `rows.cuh` has: sums along a row go on
+// from tile to tile in the order of the processor. Two products make all of the work, and each element of both is one
+// chain of fused multiply-adds in one thread: `dots` over the dimensions of a head, `Out::add` over the columns of a
+// tile.
 //
 // A head may be wider than a tile: operands come in pieces of 64 dimensions, and `dots` goes on with its chains.
 #pragma once
@@ -98,8 +99,8 @@ struct Operand {
     }
 };
 
-// sums[r][c] goes on with its chain over `depth` dimensions of row r of `a` and column c, a row of `b`. Numbers behind the
-// last dimension are not added: a sum of -0 would become 0.
+// sums[r][c] goes on with its chain over `depth` dimensions of row r of `a` and column c, a row of `b`. Numbers
+// behind the last dimension are not added: a sum of -0 would become 0.
 __device__ __forceinline__ void dots(float (&sums)[4][4], const float* a, const float* b, u32 depth) {
     a += first_row() * STRIDE;
     b += first_column() * STRIDE;
@@ -185,8 +186,8 @@ struct Out {
     // The first dimension of a piece.
     __device__ __forceinline__ static u32 dim(u32 piece) { return (blockIdx.z * PIECES + piece) * DIMS; }
 
-    // Goes on with chains over the columns of a tile, all or those of a span: weights (row, column) times the 64 rows of
-    // `of_b` from a token on. `put` wrote the weights.
+    // Goes on with chains over the columns of a tile, all or those of a span: weights (row, column) times the 64 rows
+    // of `of_b` from a token on. `put` wrote the weights.
     __device__ __forceinline__ void add(const float* weights, Operand& b, const Rows& of_b, u32 token) {
 #pragma unroll
         for (u32 piece = 0; piece < PIECES; piece++) {

@@ -1,5 +1,5 @@
-// Batch norm over a shard: y = (x - mean) / sqrt(var + eps) * scale + shift, per channel, with a ReLU and a pool of squares of
-// two behind it where the plan has put them together; and with running statistics, for evaluation.
+// Batch norm over a shard: y = (x - mean) / sqrt(var + eps) * scale + shift, per channel, with a ReLU and a pool of
+// squares of two behind it where the plan has put them together; and with running statistics, for evaluation.
 //
 // x: (sample, channel, plane). Three launches: `batch_norm_valid` counts the targets of each sample, since only samples
 // with one count for mean and variance; `batch_norm_statistics` has a block a channel, which reads its planes twice;
@@ -81,8 +81,8 @@ KERNEL(batch_norm_apply, float* __restrict__ y, const float* __restrict__ x, con
 }
 
 KERNEL(batch_norm_pool, float* __restrict__ y, const float* __restrict__ x, const float* mean, const float* rstd,
-       const float* scale, const float* shift, u32 samples, u32 channels, u32 plane, u32 relu, u32 width, u32 out_height,
-       u32 out_width) {
+       const float* scale, const float* shift, u32 samples, u32 channels, u32 plane, u32 relu, u32 width,
+       u32 out_height, u32 out_width) {
     Planes planes = {samples, channels, plane}, out = {samples, channels, out_height * out_width};
     Affines affines = {mean, rstd, scale, shift, relu};
     each_element(planes, out.plane, [&](u32 sample, u32 channel, u32 i) {

@@ -1,8 +1,8 @@
 // What batch norm and its gradient share: planes, sums over a channel, and the valid samples.
 //
-// x: (sample, channel, plane). A sum over a channel is made plane by plane, each by sixteen lanes that start at zero and that
-// are added to the channel's sixteen in the order of samples, then folded (`tensor/src/ops/batch_norm.rs`). Half a warp makes
-// the lanes of a plane, a block those of its channel's planes, and one thread a lane adds them.
+// x: (sample, channel, plane). A sum over a channel is made plane by plane, each by sixteen lanes that start at zero
+// and that are added to the channel's sixteen in the order of samples, then folded (`tensor/src/ops/batch_norm.rs`).
+// Half a warp makes the lanes of a plane, a block those of its channel's planes, and one thread a lane adds them.
 #pragma once
 #include "rows.cuh"
 
@@ -50,13 +50,15 @@ struct Affines {
     }
 };
 
-// The largest of a square of two by two numbers and which it is, in row-major order: the first of equals, and a NaN always.
+// The largest of a square of two by two numbers and which it is, in row-major order: the first of equals, and a NaN
+// always.
 struct Winner {
     float value;
     u32 number;
 
     // `x` is the square's first element, in lines of `width`.
-    __device__ __forceinline__ Winner(const float* x, u32 width, const Affine& affine) : value(affine.of(x[0])), number(0) {
+    __device__ __forceinline__ Winner(const float* x, u32 width, const Affine& affine)
+        : value(affine.of(x[0])), number(0) {
         challenge(affine.of(x[1]), 1);
         challenge(affine.of(x[width]), 2);
         challenge(affine.of(x[width + 1]), 3);
@@ -125,8 +127,8 @@ __device__ __forceinline__ void add_planes(u32 samples, float (&sums)[N], Plane 
     __syncthreads();
 }
 
-// Calls each(sample, channel, i) for the elements of all planes of a length: half a warp has a plane, and blocks along y cut
-// long ones into pieces.
+// Calls each(sample, channel, i) for the elements of all planes of a length: half a warp has a plane, and blocks
+// along y cut long ones into pieces.
 template <class Each>
 __device__ __forceinline__ void each_element(const Planes& planes, u32 length, Each each) {
     u64 number = (u64)blockIdx.x * (blockDim.x / rows::LANES) + threadIdx.x / rows::LANES;

@@ -1,9 +1,11 @@
 // The gradient of batch norm: with n valid elements of a channel and x̂ = (x - mean) * rstd,
-// dshift = Σ dy, dscale = Σ dy x̂, dx = scale * rstd * (dy - dshift / n - x̂ * dscale / n), where dy is what the ReLU lets pass
-// and, behind a pool, what a square's winner gets. The last two terms of dx are those of valid samples only.
+//   dshift = Σ dy, dscale = Σ dy x̂, dx = scale * rstd * (dy - dshift / n - x̂ * dscale / n),
+// where dy is what the ReLU lets pass and, behind a pool, what a square's winner gets. The last two terms of dx are
+// those of valid samples only.
 //
-// x, dx: (sample, channel, plane). Two launches behind `batch_norm_valid`: a block a channel for the sums, in the order of
-// `batch_norm.cuh`, then element by element. The pool's gradient is never written: each element finds its square's winner.
+// x, dx: (sample, channel, plane). Two launches behind `batch_norm_valid`: a block a channel for the sums, in the
+// order of `batch_norm.cuh`, then element by element. The pool's gradient is never written: each element finds its
+// square's winner.
 #include "batch_norm.cuh"
 
 namespace batch_norm {
@@ -87,9 +89,10 @@ __device__ __forceinline__ void to_inputs(float* __restrict__ dx, const float* d
 using namespace batch_norm;
 
 // What both kernels are given.
-#define GIVEN                                                                                                        \
-    const float *__restrict__ x, const float *__restrict__ dy, const float *mean, const float *rstd, const float *scale, \
-        const float *shift, const u32 *counts, u32 samples, u32 channels, u32 plane, u32 relu
+#define GIVEN                                                                                           \
+    const float *__restrict__ x, const float *__restrict__ dy, const float *mean, const float *rstd,    \
+        const float *scale, const float *shift, const u32 *counts, u32 samples, u32 channels, u32 plane, \
+        u32 relu
 #define ALL {x, dy, {mean, rstd, scale, shift, relu}, counts, {samples, channels, plane}}
 
 BOUNDED_KERNEL(batch_norm::THREADS, batch_norm_grad_sums, float* dscale, float* dshift, float* share, GIVEN) {
@@ -105,7 +108,7 @@ KERNEL(batch_norm_grad, float* __restrict__ dx, const float* dscale, const float
     to_inputs(dx, dscale, dshift, share, ALL, Plain());
 }
 
-KERNEL(batch_norm_grad_pool, float* __restrict__ dx, const float* dscale, const float* dshift, const float* share, GIVEN,
-       u32 width, u32 out_height, u32 out_width) {
+KERNEL(batch_norm_grad_pool, float* __restrict__ dx, const float* dscale, const float* dshift, const float* share,
+       GIVEN, u32 width, u32 out_height, u32 out_width) {
     to_inputs(dx, dscale, dshift, share, ALL, Pooled{{width, out_height, out_width}});
 }

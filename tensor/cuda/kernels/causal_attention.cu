@@ -1,16 +1,16 @@
-// Causal attention: y = softmax(Q Kᵀ / sqrt(width)) V over the tokens not after the row's, and log2 of each row's sum of
-// exponentials. qkv: (sample, token, 3 * channel), y: (sample, token, channel), sums: (sample, head, token); channels are
-// (head, dimension).
+// Causal attention: y = softmax(Q Kᵀ / sqrt(width)) V over the tokens not after the row's, and log2 of each row's sum
+// of exponentials. qkv: (sample, token, 3 * channel), y: (sample, token, channel), sums: (sample, head, token);
+// channels are (head, dimension).
 //
-// A block has 64 queries of a head (grid: head of a sample, tile of queries, piece of dimensions of y where heads are wider
-// than 128). Scores are never stored, so that any number of tokens will do: a first pass over the keys finds each row's
-// largest score, a second makes the scores again, their exponentials, the sum of these and their product with V. Half as
-// much arithmetic on top is the price.
+// A block has 64 queries of a head (grid: head of a sample, tile of queries, piece of dimensions of y where heads are
+// wider than 128). Scores are never stored, so that any number of tokens will do: a first pass over the keys finds
+// each row's largest score, a second makes the scores again, their exponentials, the sum of these and their product
+// with V. Half as much arithmetic on top is the price.
 //
 // The order of sums is that of `tensor/src/ops/causal_attention.rs`: a score is one chain over the dimensions; the
-// exponentials of a row are added by sixteen lanes; an element of y is one chain over ascending keys, up to the end of the
-// row's group of sixteen queries (where weights are 0, which still may turn a sum of -0 into 0), or only up to the
-// row's own token if a value of the group is not finite.
+// exponentials of a row are added by sixteen lanes; an element of y is one chain over ascending keys, up to the end
+// of the row's group of sixteen queries (where weights are 0, which still may turn a sum of -0 into 0), or only up to
+// the row's own token if a value of the group is not finite.
 #include "attention.cuh"
 
 namespace attention {
@@ -103,11 +103,11 @@ __device__ __forceinline__ void forward(const Forward& given, float* shared) {
 
 }  // namespace attention
 
-#define FORWARD(name, pieces)                                                                                           \
-    BOUNDED_KERNEL(attention::THREADS, name, float* y, float* sums, const float* qkv, u32 tokens, u32 heads, u32 width, \
-                   float scale, float scale2) {                                                                         \
-        DYNAMIC_SHARED(float, shared);                                                                                  \
-        attention::forward<pieces>({y, sums, qkv, {tokens, heads, width, scale, scale2}}, shared);                      \
+#define FORWARD(name, pieces)                                                                                \
+    BOUNDED_KERNEL(attention::THREADS, name, float* y, float* sums, const float* qkv, u32 tokens, u32 heads, \
+                   u32 width, float scale, float scale2) {                                                   \
+        DYNAMIC_SHARED(float, shared);                                                                       \
+        attention::forward<pieces>({y, sums, qkv, {tokens, heads, width, scale, scale2}}, shared);           \
     }
 
 // By the dimensions of y that a block has.

@@ -1,11 +1,12 @@
 // The gradient of causal attention. With P of the forward pass, made again from log2 of its rows' sums, dP = dy Vᵀ and
 // dS = P (dP - rowsum(y dy)) / sqrt(width): dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dy.
 //
-// Three kernels: the rows' sums of y dy; dQ, a block for 64 queries, over ascending keys; dK and dV, a block for 64 keys, over
-// ascending queries, in which rows are keys and columns queries. Both of the latter make P and dS for themselves, which
-// is cheaper than to keep them. Grids are as in `causal_attention.cu`, and so are chains: those of dQ have all keys up to the
-// end of their row's group of sixteen queries, those of dK and dV all queries from the beginning of their key's group. A key
-// that its query does not see has a score of minus infinity there, as on the processor.
+// Three kernels: the rows' sums of y dy; dQ, a block for 64 queries, over ascending keys; dK and dV, a block for 64
+// keys, over ascending queries, in which rows are keys and columns queries. Both of the latter make P and dS for
+// themselves, which is cheaper than to keep them. Grids are as in `causal_attention.cu`, and so are chains: those of
+// dQ have all keys up to the end of their row's group of sixteen queries, those of dK and dV all queries from the
+// beginning of their key's group. A key that its query does not see has a score of minus infinity there, as on the
+// processor.
 #include "attention.cuh"
 
 namespace attention {

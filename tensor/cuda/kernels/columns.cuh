@@ -1,8 +1,9 @@
-// Sums over rows, a column at a time: to[n][column] = Σ_row term n of (row, column), one chain over ascending rows from +0.
+// Sums over rows, a column at a time: to[n][column] = Σ_row term n of (row, column), one chain over ascending rows
+// from +0.
 //
-// The chain is the processor's and cannot be cut, so what is wide is the rest: a block has eight columns (a sector of 32
-// bytes of each row) of one shard's rows, all of its threads make terms, 128 rows at a time, and one thread a column and
-// sum adds them from shared memory.
+// The chain is the processor's and cannot be cut, so what is wide is the rest: a block has eight columns (a sector of
+// 32 bytes of each row) of one shard's rows, all of its threads make terms, 128 rows at a time, and one thread a
+// column and sum adds them from shared memory.
 #pragma once
 #include "device.cuh"
 

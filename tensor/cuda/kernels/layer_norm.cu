@@ -1,9 +1,9 @@
-// y = (x - mean) * rstd * scale + shift over the last axis, with mean and rstd = 1 / sqrt(var + eps) of each row, and its
-// gradient. x, y, dx, dy: (row, column); scale, shift: (column).
+// y = (x - mean) * rstd * scale + shift over the last axis, with mean and rstd = 1 / sqrt(var + eps) of each row, and
+// its gradient. x, y, dx, dy: (row, column); scale, shift: (column).
 //
 // Half a warp has a row and reads it three times, from the cache but for the first; sums over a row are those of
-// `rows.cuh`. dscale and dshift are sums over a shard's rows (`columns.cuh`), leaves of which a launch of `sum_leaves` makes
-// the tree's sum.
+// `rows.cuh`. dscale and dshift are sums over a shard's rows (`columns.cuh`), leaves of which a launch of
+// `sum_leaves` makes the tree's sum.
 #include "columns.cuh"
 #include "rows.cuh"
 
@@ -26,7 +26,8 @@ KERNEL(layer_norm, float* __restrict__ y, float* mean, float* rstd, const float*
 
 // dx = rstd * (dy * scale - mean(dy * scale) - x̂ * mean(dy * scale * x̂)), x̂ = (x - mean) * rstd.
 KERNEL(layer_norm_slopes, float* __restrict__ dx, const float* __restrict__ x, const float* __restrict__ scale,
-       const float* __restrict__ mean, const float* __restrict__ rstd, const float* __restrict__ dy, u64 rows, u64 cols) {
+       const float* __restrict__ mean, const float* __restrict__ rstd, const float* __restrict__ dy, u64 rows,
+       u64 cols) {
     float count = (float)cols;
     for (rows::Turn turn(rows, cols); turn.goes_on(); turn.next()) {
         const float* of_x = x + turn.begin();

@@ -1,5 +1,5 @@
-// Rows by sixteen lanes, in the order of sums of `tensor/src/real.rs`: number i of a row belongs to lane i mod 16, a lane
-// adds its numbers in ascending order, and the lanes are folded by halves, 8, 4, 2, 1.
+// Rows by sixteen lanes, in the order of sums of `tensor/src/real.rs`: number i of a row belongs to lane i mod 16, a
+// lane adds its numbers in ascending order, and the lanes are folded by halves, 8, 4, 2, 1.
 //
 // Half a warp has a row, so a lane is a thread and reads its neighbours' neighbours: 64 bytes of a row at once. A row's
 // bits depend on nothing but the row. Blocks have any multiple of 32 threads; there may be fewer blocks than rows.

@@ -1,8 +1,8 @@
 // Softmax of each row over the last axis, its logarithm, and the gradients of both. x, y, dx, dy: (row, column).
 //   y = exp(x - top) / Σ exp(x - top),          dx = y (dy - Σ y dy)
 //   y = x - (top + log Σ exp(x - top)),         dx = dy - exp(y) Σ dy       for the logarithm
-// Half a warp has a row; sums are those of `rows.cuh`. An exponential is made again where it is needed, which costs less than
-// to keep it.
+// Half a warp has a row; sums are those of `rows.cuh`. An exponential is made again where it is needed, which costs
+// less than to keep it.
 #include "math.cuh"
 #include "rows.cuh"
 

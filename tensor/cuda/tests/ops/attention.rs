@@ -1,8 +1,8 @@
 use crate::case::{Input, check, floats, given, random, special};
 use elastic_tensor::ops::*;
 
-/// (samples, tokens, heads, width): one, odd, on both sides of the processor's groups of 16 queries and of a tile of 64,
-/// and of 32, 64 and 128 dimensions.
+/// (samples, tokens, heads, width): one, odd, on both sides of the processor's groups of 16 queries and of a tile of
+/// 64, and of 32, 64 and 128 dimensions.
 const SIZES: [[usize; 4]; 16] = [
     [0, 3, 1, 4],
     [2, 0, 1, 4],
@@ -82,8 +82,8 @@ fn keys_and_queries_that_are_not_finite() {
 
 #[test]
 fn sums_of_minus_zero_become_zero_where_they_do_on_the_processor() {
-    // Behind a product that vanished a sum is -0 and stays so with -0 added. A row before the last of its group of sixteen
-    // goes on to the last with a weight of 0, and then has 0.
+    // Behind a product that vanished a sum is -0 and stays so with -0 added. A row before the last of its group of
+    // sixteen goes on to the last with a weight of 0, and then has 0.
     let value = |token: usize| match token {
         0 => -1e-45,
         15 => 0.5,
