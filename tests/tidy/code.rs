@@ -51,6 +51,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/optim.rs", "runs kernels on a GPU"),
     ("tensor/cuda/tests/ops/case.rs", "runs kernels on the tests' GPU"),
     ("tensor/cuda/tests/ops/optim.rs", "runs kernels on the tests' GPU"),
+    ("tensor/cuda/src/fold.rs", "runs kernels on a GPU"),
+    ("tensor/cuda/tests/ops/fold.rs", "runs kernels on the tests' GPU"),
     ("tensor/cuda/tests/driver.rs", "asks the fake driver what it counted, and runs kernels on it"),
     ("worker/collectives/nccl/src/communicator.rs", "calls NCCL"),
     ("worker/collectives/nccl/src/library.rs", "asks NCCL for its version, for ids and for the words of errors"),

@@ -13,6 +13,7 @@
 //! | [`lower`], [`program`] | from a plan's steps to launches of kernels |
 //! | [`gpu`], [`network`] | the engine's networks, run on a GPU |
 //! | [`optim`] | the optimizer's step on vectors in the GPU's memory |
+//! | [`fold`] | sums along the tree of what lies in the GPU's memory |
 //! | [`selftest`] | what is to be run where there is a GPU |
 //! | [`usable`] | whether this machine can compute on a GPU, in one line |
 
@@ -23,6 +24,7 @@ pub mod device;
 pub mod driver;
 mod error;
 pub mod ffi;
+pub mod fold;
 pub mod gpu;
 pub mod kernels;
 pub mod libs;

@@ -49,6 +49,23 @@ pub fn ints(shape: &[usize], values: &[i32]) -> Input {
     Input::Ints { shape: shape.to_vec(), values: values.to_vec() }
 }
 
+/// Any bits at all: NaNs of many kinds, infinities, denormals and zeros of both signs among them.
+pub fn special_bits(name: &str, len: usize) -> Vec<f32> {
+    let numbers = Numbers::new(13, name);
+    let draws = (0..len).map(|i| numbers.words([i as u32, 0, 0, 0]));
+    draws
+        .map(|[draw, bits, ..]| match draw % 13 {
+            0 => -0.0,
+            1 => f32::from_bits(0x7f80_0001 | bits & 0x807f_ffff),
+            2 => f32::from_bits(bits & 0x807f_ffff),
+            3 => f32::INFINITY,
+            4 => f32::NEG_INFINITY,
+            5 => f32::MAX,
+            _ => f32::from_bits(bits),
+        })
+        .collect()
+}
+
 /// Floats in which zeros of both signs, infinities, NaN, tiny and huge numbers stand among the others.
 pub fn special(shape: &[usize]) -> Input {
     let all = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40, 3e38, -3e38, 88.5, -88.5, 0.5];

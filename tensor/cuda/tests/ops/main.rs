@@ -15,6 +15,7 @@ mod device;
 mod dropout;
 mod each;
 mod flash;
+mod fold;
 mod losses;
 mod matrix;
 mod norms;
