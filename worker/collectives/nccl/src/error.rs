@@ -24,6 +24,11 @@ pub enum NcclError {
          (2.28.7 and later have); this process must end"
     )]
     Stuck { call: &'static str, waited_ms: u128 },
+    /// What is on the stream does not end. Memory that it uses is never freed.
+    #[error(
+        "the GPU is not through with its stream {waited_ms} ms after all that it could wait for ended; this process must end"
+    )]
+    Hung { waited_ms: u128 },
     #[error("rank {rank} of {world} is no seat")]
     Seat { rank: Rank, world: u16 },
     #[error("an invitation of {0} bytes is none")]

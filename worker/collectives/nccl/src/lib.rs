@@ -11,26 +11,34 @@
 //! | [`meeting`] | how the members of a view come to one communicator: pure, on frames of our own |
 //! | [`Nccl`] | the library: found, loaded, its version checked |
 //! | [`Communicator`] | the members of one view: made, used by one thread, aborted by any, closed in order |
-//! | [`round`] | runs a plan on a communicator |
+//! | [`round`], [`Adder`] | runs a plan on a communicator, and its sums on the GPU |
+//! | [`DeviceReduce`] | a round from GPU memory to GPU memory, by NCCL ([`NcclReduce`]) or by other means |
 //! | [`environment`] | what lets several ranks share one GPU |
 //!
 //! A crate of its own, so that `elastic-collectives` stays free of device libraries and of `unsafe`.
 
+mod adder;
 pub mod communicator;
 mod config;
+mod device_reduce;
 pub mod environment;
 mod error;
 pub mod ffi;
 mod lending;
 mod library;
 pub mod meeting;
+mod nccl_reduce;
 pub mod plan;
 pub mod round;
+mod stream_wait;
 mod version;
 
+pub use adder::{Adder, Adding};
 pub use communicator::{Aborter, Communicator, Seat};
 pub use config::Config;
+pub use device_reduce::{Abort, DeviceReduce, Membership, Vectors};
 pub use error::{NcclError, Result};
 pub use library::{Nccl, OPTIONAL, UniqueId};
+pub use nccl_reduce::NcclReduce;
 pub use plan::{Plan, Spread, plan};
 pub use version::{OLDEST, Version};
