@@ -58,6 +58,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("worker/collectives/nccl/src/library.rs", "asks NCCL for its version, for ids and for the words of errors"),
     ("worker/collectives/nccl/src/lending.rs", "lets a communicator's pointer go from thread to thread"),
     ("worker/collectives/nccl/src/round.rs", "gives NCCL addresses of a device's memory"),
+    ("worker/collectives/nccl/src/adder.rs", "runs kernels on a GPU"),
+    ("worker/collectives/nccl/src/nccl_reduce.rs", "gives NCCL addresses of a device's memory"),
     ("worker/collectives/nccl/tests/threads.rs", "speaks with the fake NCCL, and gives it memory"),
     ("worker/collectives/nccl/tests/life/rank.rs", "speaks with the fake NCCL, and gives it memory"),
     ("tensor/src/memory.rs", "asks the system for huge pages"),
@@ -91,6 +93,7 @@ const PRINTS: &[&str] = &["cli/", "xtask/", "examples/", "tests/", "bench/"];
 /// (path, reason)
 const PRINTS_TOO: &[(&str, &str)] = &[
     ("tensor/cuda/src/bin/elastic-selftest.rs", "a program of its own, which tells a person what ran"),
+    ("worker/collectives/nccl/src/bin/elastic-nccl-selftest.rs", "the same, of NCCL"),
     ("worker/src/fail.rs", "a fail point says so in the moment before it kills the process"),
     ("worker/src/lib.rs", "the entry of a worker process: why it ends goes to its log, which the agent keeps"),
 ];

@@ -101,7 +101,7 @@ fn runs(root: TreeNode, mut sources: BTreeMap<TreeNode, Source>, to: u64, room: 
             let others = order.iter().map(|(node, _)| sources[node]).find(|source| !source.is_ours);
             let to = others.expect("two siblings of one rank would be one part: a plan has maximal subtrees");
             out.push(Run { parts: parts(&order, &sources), to: to.address });
-            order.iter().for_each(|(node, _)| drop(sources.remove(node)));
+            sources.retain(|part, _| !order.iter().any(|(node, _)| node == part));
             sources.insert(node, to);
         }
     }

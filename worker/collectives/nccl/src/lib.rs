@@ -14,6 +14,7 @@
 //! | [`round`], [`Adder`] | runs a plan on a communicator, and its sums on the GPU |
 //! | [`DeviceReduce`] | a round from GPU memory to GPU memory, by NCCL ([`NcclReduce`]) or by other means |
 //! | [`environment`] | what lets several ranks share one GPU |
+//! | [`selftest`] | what is to be run where there are a GPU and NCCL |
 //!
 //! A crate of its own, so that `elastic-collectives` stays free of device libraries and of `unsafe`.
 
@@ -30,6 +31,7 @@ pub mod meeting;
 mod nccl_reduce;
 pub mod plan;
 pub mod round;
+pub mod selftest;
 mod stream_wait;
 mod version;
 

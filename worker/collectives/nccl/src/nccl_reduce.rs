@@ -46,7 +46,7 @@ impl NcclReduce {
         let put = unsafe { self.communicator.all_reduce_fast(from_at, to_at, floats, stream.handle(), patience) };
         let is_done = || stream.is_done().map_err(|error| error.to_string());
         let done = put.and_then(|()| self.communicator.finish(patience, is_done));
-        done.or_else(|error| Err(self.end(error, [from, to])))
+        done.map_err(|error| self.end(error, [from, to]))
     }
 
     /// After an error: aborts, and waits until nothing on the GPU uses the memories any more.
@@ -74,7 +74,7 @@ impl DeviceReduce for NcclReduce {
         // SAFETY: the spans are kept until the stream is done, or leaked; whether somebody else writes to them meanwhile
         // decides bits, and nothing of this process.
         let run = unsafe { round::run(&mut self.communicator, &self.plan, &memory, &mut adding, patience) };
-        run.or_else(|error| Err(self.end(error, segments.iter().chain([reduced]))))
+        run.map_err(|error| self.end(error, segments.iter().chain([reduced])))
     }
 
     fn aborter(&self) -> Arc<dyn Abort> {

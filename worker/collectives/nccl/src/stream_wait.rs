@@ -2,6 +2,7 @@
 
 use crate::error::{NcclError, Result};
 use elastic_cuda::driver::{Span, Stream};
+use std::mem::ManuallyDrop;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,5 +23,7 @@ pub(crate) fn is_done_within(stream: &Stream, patience: Duration) -> Result<()> 
 
 /// Keeps memory until the process ends, which it must: the GPU may still write to it, and freeing it would wait for that.
 pub(crate) fn leak<'a>(memories: impl IntoIterator<Item = &'a Span>) {
-    memories.into_iter().cloned().for_each(std::mem::forget);
+    for memory in memories {
+        let _kept = ManuallyDrop::new(memory.clone());
+    }
 }

@@ -7,6 +7,7 @@
 // FAKE_NCCL_RULE     "fail CALL N CODE": the N-th call of a name gives a code. "hang CALL N": it does not return before
 //                    the communicator is revoked or aborted. The name "stream" is for the transfers of a group.
 // FAKE_NCCL_POLLS    how often "in progress" is said after what was begun is done (3)
+// FAKE_NCCL_FLIPS    the lowest bit of each transfer arrives as another
 // FAKE_NCCL_SILENT   a peer that dies is not noticed, as between GPUs of one machine
 //
 // -DVERSION=22809    what it says to be
@@ -496,6 +497,7 @@ static int push(ncclComm_t comm, struct wire* w) {
     return 0;
   }
   w->done += n;
+  if (!w->is_send && w->bytes && w->done == HEADER + w->bytes && getenv("FAKE_NCCL_FLIPS")) w->address[0] ^= 1;
   if (!w->is_send && w->done == HEADER && w->header != w->bytes)
     fail(comm, ncclInternalError, "the ends of a transfer differ in size", w->peer);
   return 1;
