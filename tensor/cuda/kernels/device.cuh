@@ -7,7 +7,7 @@
 //   DYNAMIC_SHARED(type, name)             the shared memory that the launch asks for, in a kernel's body
 //   const __grid_constant__ T name         a struct by value that is read in place, whatever index is taken into it
 //   threadIdx, blockIdx, blockDim, gridDim, __shared__, __device__, __syncthreads, __syncwarp, __shfl_sync,
-//   __shfl_xor_sync, __shfl_down_sync, fmaf as in CUDA
+//   __shfl_xor_sync, __shfl_down_sync, __ballot_sync, __popc, __clz, atomicAdd of u32, fmaf as in CUDA
 //
 // Rules of exactness: no atomics on floats; a product and a sum round apart unless `fmaf` says otherwise (--fmad=false);
 // division and square root round exactly; own exp, exp2, ln and tanh, which are those of `tensor/src/math.rs`.
@@ -53,6 +53,12 @@ __device__ __forceinline__ float tree_add(float left, float right) {
 // The first number of a thread, and from one of its numbers to the next, where threads take numbers by turns.
 __device__ __forceinline__ u64 first_number() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u64 number_stride() { return (u64)gridDim.x * blockDim.x; }
+
+// a / b. Most quotients are of numbers that 32 bits hold, where it takes a third of the time.
+__device__ __forceinline__ u64 divide(u64 a, u64 b) {
+    if ((a | b) >> 32 == 0) return (u32)a / (u32)b;
+    return a / b;
+}
 
 // What changes from call to call besides the tensors: see `call.rs`.
 struct Call {

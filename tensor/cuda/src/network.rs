@@ -181,6 +181,7 @@ impl Network for CudaNetwork {
             ("leaf", 4 * self.passes.layout.reduced_floats() as u64),
             ("arena", largest(&|pass, _| 4 * pass.plan.arena as u64)),
             ("room of kernels", largest(&|_, program| program.room_bytes())),
+            ("constants", largest(&|_, program| program.constant_bytes())),
         ]
     }
 

@@ -1,13 +1,15 @@
 //! A plan as launches for a GPU: lowered once, bound to addresses once, run as often as wanted.
 
-use crate::driver::{Argument, Function, LaunchShape, Stream};
+use crate::driver::{Arena, Argument, Function, LaunchShape, Stream};
 use crate::error::Result;
 use crate::loaded::Loaded;
 use crate::lower::{At, Given, Launches, NoKernel, Region, Site, climb, lower};
+use crate::plain;
 use elastic_spec::job::Dtype;
 use elastic_tensor::graph::{OneByOne, Part, Type};
 use elastic_tensor::plan::{Place, Plan, Step};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A plan's launches.
 #[derive(Clone, Debug)]
@@ -44,8 +46,21 @@ impl Program {
         self.launches.room_bytes
     }
 
-    /// Loads the functions, and puts addresses in the places of regions.
+    /// Bytes of the constants that a bound program keeps on the GPU.
+    pub fn constant_bytes(&self) -> u64 {
+        4 * self.launches.constants.len() as u64
+    }
+
+    /// Loads the functions, copies the constants, and puts addresses in the places of regions.
     pub fn bind(&self, loaded: &Loaded, base: impl Fn(Region) -> u64) -> Result<Bound> {
+        let constants = Arena::new(loaded.context(), self.constant_bytes())?;
+        if !self.launches.constants.is_empty() {
+            Stream::new(loaded.context())?.copy_in(&constants.whole(), plain::bytes(&self.launches.constants))?;
+        }
+        let base = |region| match region {
+            Region::Constants => constants.whole().address(),
+            other => base(other),
+        };
         let bound = self.launches.list.iter().map(|launch| {
             let function = loaded.function(launch.file, launch.function, launch.shape.shared_bytes)?;
             let address = |at: &At| base(at.region) + at.byte;
@@ -60,21 +75,24 @@ impl Program {
             });
             Ok((function, launch.shape, arguments.collect()))
         });
-        Ok(Bound { launches: bound.collect::<Result<_>>()? })
+        let launches = bound.collect::<Result<_>>()?;
+        Ok(Bound { launches, _constants: constants })
     }
 }
 
 /// A program whose addresses are known.
 pub struct Bound {
     launches: Vec<(Function, LaunchShape, Vec<Argument>)>,
+    /// Launches read it.
+    _constants: Arc<Arena>,
 }
 
 impl Bound {
     /// Gives all launches to the stream.
     ///
     /// # Safety
-    /// The regions that it was bound to are as large as plan and program say, and are not freed before the stream was
-    /// waited for.
+    /// The regions that it was bound to are as large as plan and program say; neither they nor this are freed before the
+    /// stream was waited for.
     pub unsafe fn run(&self, stream: &Stream) -> Result<()> {
         // SAFETY: the caller's promise is handed on.
         unsafe { self.run_some(stream, 0..self.launches.len()) }

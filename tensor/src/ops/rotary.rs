@@ -12,8 +12,9 @@ use std::sync::Arc;
 pub struct Rotary {
     pub heads: usize,
     /// Cosine and sine, (token, pair), rounded once from the scalars of the `libm` crate.
-    turns: Arc<[(f64, f64)]>,
-    back: bool,
+    pub turns: Arc<[(f64, f64)]>,
+    /// Whether it turns back: a gradient.
+    pub back: bool,
 }
 
 impl Rotary {

@@ -15,7 +15,12 @@ mod losses;
 mod matrix;
 mod norms;
 mod pointwise;
+mod pools;
+mod rotary;
 mod shapes;
+mod sort;
+mod sums;
+mod tables;
 mod tensor_core;
 mod walk;
 mod words;
@@ -41,6 +46,8 @@ pub enum Region {
     Call,
     /// What kernels use and leave dirty.
     Room,
+    /// Numbers that are known when a plan is lowered: a bound program has its own.
+    Constants,
 }
 
 /// Where something lies, before it is known where the regions begin.
@@ -153,6 +160,9 @@ pub struct Launches {
     pub list: Vec<Launch>,
     room_used: u64,
     pub room_bytes: u64,
+    /// Tables of numbers that are known when a plan is lowered; `tables` says where each begins and ends.
+    pub constants: Vec<f32>,
+    tables: Vec<std::ops::Range<usize>>,
 }
 
 /// Pieces of the room begin at multiples of it.
@@ -172,6 +182,22 @@ impl Launches {
         self.room_used = (self.room_used + 4 * floats as u64).next_multiple_of(ROOM_ALIGN);
         self.room_bytes = self.room_bytes.max(self.room_used);
         at
+    }
+
+    /// Numbers that kernels read. The same numbers again are the same table: layers share theirs.
+    pub fn constant(&mut self, numbers: Vec<f32>) -> At {
+        let is_same = |range: &&std::ops::Range<usize>| {
+            let known = &self.constants[range.start..range.end];
+            known.len() == numbers.len() && known.iter().zip(&numbers).all(|(a, b)| a.to_bits() == b.to_bits())
+        };
+        if let Some(known) = self.tables.iter().find(is_same) {
+            return At::start(Region::Constants).plus(known.start);
+        }
+        let start = self.constants.len();
+        self.tables.push(start..start + numbers.len());
+        self.constants.extend(numbers);
+        self.constants.resize(self.constants.len().next_multiple_of(ROOM_ALIGN as usize / 4), 0.0);
+        At::start(Region::Constants).plus(start)
     }
 
     /// Where the room that is used ends, to go back to with [`Launches::free_room`].
@@ -223,7 +249,15 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
     }
     match op {
         Op::Add(_) => basic::add(site, to),
+        Op::AvgPool(op) => pools::avg_pool(*op, site, to),
+        Op::AvgPoolGrad(op) => pools::avg_pool_grad(op, site, to),
+        Op::Embedding(_) => tables::embedding(site, to),
+        Op::EmbeddingGrad(op) => tables::embedding_grad(op, site, to),
+        Op::MaxPool(op) => pools::max_pool(*op, site, to),
+        Op::MaxPoolGrad(op) => pools::max_pool_grad(op, site, to),
+        Op::Rotary(op) => rotary::rotary(op, site, to),
         Op::Seed(_) => basic::seed(site, to),
+        Op::SumLeading(_) => sums::sum_leading(site, to),
         Op::SumLeaves(op) => basic::sum_leaves(op, site, to),
         Op::LayerNorm(op) => norms::layer_norm(op, site, to),
         Op::LayerNormGrad(_) => norms::layer_norm_grad(site, to),
@@ -268,3 +302,18 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
 }
 
 pub(crate) use basic::climb;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_numbers_are_one_table() {
+        let mut launches = Launches::default();
+        let first = launches.constant(vec![1.0, 0.0]);
+        let other = launches.constant(vec![1.0, -0.0]);
+        assert_eq!(launches.constant(vec![1.0, 0.0]), first);
+        assert_eq!((first.byte, other.byte), (0, ROOM_ALIGN), "tables begin where any vector may");
+        assert_eq!(launches.constants[other.byte as usize / 4 + 1].to_bits(), (-0.0f32).to_bits());
+    }
+}

@@ -21,7 +21,11 @@ mod matrix;
 mod norms;
 mod optim;
 mod pointwise;
+mod pools;
+mod rotary;
 mod shapes;
+mod sums;
+mod tables;
 
 use std::process::Command;
 
