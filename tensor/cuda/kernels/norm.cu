@@ -1,9 +1,10 @@
 // The norm of the corrected gradient, and the first number of the reduced vector that is not finite.
 //
-// norm = √ Σ (g · correction)², the product rounded to f32, its square exact in f64. The order of sums is the processor's
-// (`elastic_tensor::optim`): chunks of the vector on a fixed grid; in a chunk sixteen running sums, of every sixteenth
-// number each, folded by halves; chunks one after the other. So `chunk_squares` has a block a chunk and a thread a
-// running sum, and `find` adds the chunks in one thread. Zeros behind a chunk's end change no sum, which is never -0.
+// norm = √ Σ (g · correction)², the product rounded to f32, its square exact in f64: so a fused sum has the bits of one
+// that is not, for half of the work in f64. The order of sums is the processor's (`elastic_tensor::optim`): chunks of the
+// vector on a fixed grid; in a chunk sixteen running sums, of every sixteenth number each, folded by halves; chunks one
+// after the other. So `chunk_squares` has a block a chunk and a thread a running sum, and `find` adds the chunks in one
+// thread. Zeros behind a chunk's end change no sum, which is never -0.
 //
 // Squares of f32 and their sums are finite in f64 as long as every number is, so a chunk's sum tells whether all of its
 // numbers are finite. Running statistics lie behind the gradients and get chunks of their own, for that alone.
@@ -51,7 +52,7 @@ BOUNDED_KERNEL(THREADS, chunk_squares, double* sums, const float* reduced, const
 #pragma unroll 16
             for (u32 i = threadIdx.x; i < TILE; i += LANES) {
                 double x = tile[i];
-                sum += x * x;
+                sum = fma(x, x, sum);
             }
         }
     }
