@@ -1,14 +1,5 @@
-// Copies, sums and what leaves are made of. A thread takes numbers by turns; no number depends on another.
+// What leaves are made of, and their sums. A thread takes numbers by turns; no number depends on another.
 #include "device.cuh"
-
-// y = a + b, where b is repeated every `tail` numbers.
-KERNEL(add, float* y, const float* a, const float* b, u64 count, u64 tail) {
-    for (u64 i = first_number(); i < count; i += number_stride()) y[i] = a[i] + b[i % tail];
-}
-
-KERNEL(copy, float* y, const float* x, u64 count) {
-    for (u64 i = first_number(); i < count; i += number_stride()) y[i] = x[i];
-}
 
 // The gradient that a leaf starts from.
 KERNEL(seed, float* y, const Call* call, u64 count) {

@@ -1,9 +1,17 @@
-// Functions of one or two numbers, element by element, with the bits of `tensor/src/ops/{mul,scale,relu,gelu}.rs`.
+// Functions of one or two numbers, element by element, with the bits of `tensor/src/ops/{add,mul,scale,relu,gelu}.rs`.
 //
 // Axes: none, `count` numbers. Grid: a thread for every four numbers, more by turns (`map.cuh`). No number depends on another,
 // so there is no order. Functions with broadcasting are `each.cu`.
 #include "map.cuh"
 #include "math.cuh"
+
+KERNEL(copy, float* y, const float* x, u64 count) {
+    map(y, x, count, [](float x) { return x; });
+}
+
+KERNEL(add, float* y, const float* a, const float* b, u64 count) {
+    map2(y, a, b, count, [](float a, float b) { return a + b; });
+}
 
 KERNEL(mul, float* y, const float* a, const float* b, u64 count) {
     map2(y, a, b, count, [](float a, float b) { return a * b; });

@@ -1,17 +1,7 @@
-//! Copies, sums and what leaves are made of.
+//! What leaves are made of, and their sums.
 
 use super::{At, Launches, Site, given, numbers};
 use elastic_tensor::ops::SumLeaves;
-
-pub(super) fn add(site: &Site<'_>, to: &mut Launches) {
-    let (count, tail) = (site.y_len(0), site.x_len(1));
-    to.push("basic", "add", numbers(count), given![site.y[0], site.x[0], site.x[1], count, tail]);
-}
-
-pub(super) fn copy(site: &Site<'_>, to: &mut Launches) {
-    let count = site.y_len(0);
-    to.push("basic", "copy", numbers(count), given![site.y[0], site.x[0], count]);
-}
 
 pub(super) fn seed(site: &Site<'_>, to: &mut Launches) {
     let count = site.y_len(0);

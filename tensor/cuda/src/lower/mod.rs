@@ -248,7 +248,6 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         return tensor_core::lower(op, site, to);
     }
     match op {
-        Op::Add(_) => basic::add(site, to),
         Op::AvgPool(op) => pools::avg_pool(*op, site, to),
         Op::AvgPoolGrad(op) => pools::avg_pool_grad(op, site, to),
         Op::Embedding(_) => tables::embedding(site, to),
@@ -256,6 +255,7 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::MaxPool(op) => pools::max_pool(*op, site, to),
         Op::MaxPoolGrad(op) => pools::max_pool_grad(op, site, to),
         Op::Rotary(op) => rotary::rotary(op, site, to),
+        Op::Add(_) => pointwise::add(site, to),
         Op::Seed(_) => basic::seed(site, to),
         Op::SumLeading(_) => sums::sum_leading(site, to),
         Op::SumLeaves(op) => basic::sum_leaves(op, site, to),
@@ -272,7 +272,7 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::SoftmaxGrad(op) => norms::softmax_grad(op, site, to),
         Op::CrossEntropy(_) => losses::cross_entropy(site, to),
         Op::CrossEntropyGrad(_) => losses::cross_entropy_grad(site, to),
-        Op::Copy(_) | Op::Reshape(_) => basic::copy(site, to),
+        Op::Copy(_) | Op::Reshape(_) => pointwise::map("copy", site, to),
         Op::Dropout(op) => dropout::dropout(op, site, to),
         Op::Each(f) => each::each(*f, site, to),
         Op::Fused(op) => each::fused(op, site, to),

@@ -10,7 +10,11 @@ fn sums_and_copies() {
         check(Op::Copy(Copy), &[special(shape)]);
         check(Op::Seed(Seed { shape: shape.to_vec() }), &[]);
     }
-    check(Op::Add(Add), &[floats(&[7, 13]), special(&[13])]);
+    for (a, b) in
+        [(&[7, 13][..], &[13][..]), (&[3, 5, 12], &[5, 12]), (&[0, 3], &[3]), (&[9, 1], &[1]), (&[33, 64], &[64])]
+    {
+        check(Op::Add(Add), &[floats(a), special(b)]);
+    }
 }
 
 #[test]

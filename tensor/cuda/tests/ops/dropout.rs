@@ -1,3 +1,5 @@
+//! Dropout: the masks of the processor, whatever keys them.
+
 use crate::case::{CALL, Call, check_shards, check_with, floats, special};
 use elastic_tensor::ops::*;
 

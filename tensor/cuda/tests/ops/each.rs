@@ -1,3 +1,5 @@
+//! Elementwise functions with broadcasting: every one of them with special numbers, and programs of several as one loop.
+
 use crate::case::{Input, check, floats, given, special};
 use elastic_tensor::half::Half;
 use elastic_tensor::ops::*;

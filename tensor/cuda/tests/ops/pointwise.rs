@@ -1,3 +1,5 @@
+//! Functions of one or two numbers, element by element: sizes around what a thread takes, aligned and not.
+
 use crate::case::{Input, check, floats, given, random, special};
 use elastic_tensor::ops::*;
 

@@ -1,3 +1,5 @@
+//! Ops that only choose and place elements, over odd shapes.
+
 use crate::case::{Input, check, floats, special};
 use elastic_tensor::ops::*;
 
