@@ -8,7 +8,7 @@ use super::basic::climb;
 use super::flash;
 use super::{At, Given, Launches, NoKernel, Site, given, numbers};
 use crate::driver::LaunchShape;
-use elastic_tensor::ops::{MatMul, Op};
+use elastic_tensor::ops::{BatchMatMul, MatMul, Op};
 
 /// Whether an op rounds its operands in a bf16 job; all others are those of an f32 job.
 pub(super) fn is_product(op: &Op) -> bool {
@@ -31,6 +31,7 @@ pub(super) fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), N
         Op::MatMul(op) => matmul(op, site, to),
         Op::Linear(_) => linear(site, to),
         Op::LinearGradWeight(_) => linear_grad_weight(site, to),
+        Op::BatchMatMul(op) => batch_matmul(op, site, to),
         Op::CausalAttention(op) => flash::forward(*op, site, to)?,
         Op::CausalAttentionGrad(op) => flash::gradient(op.0, site, to)?,
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
@@ -106,6 +107,22 @@ fn matmul(op: &MatMul, site: &Site<'_>, to: &mut Launches) {
         n: out[1],
         k: if op.a_transposed { rows } else { columns },
         batches: 1,
+    };
+    gemm.launch(site.y[0], to);
+}
+
+fn batch_matmul(op: &BatchMatMul, site: &Site<'_>, to: &mut Launches) {
+    let (out, left) = (&site.out_types[0].shape, &site.types[0].shape);
+    let gemm = Gemm {
+        a: site.x[0],
+        a_stored: Stored::of(op.a_transposed),
+        b: site.x[1],
+        b_stored: Stored::of(op.b_transposed),
+        bias: None,
+        m: out[1],
+        n: out[2],
+        k: if op.a_transposed { left[1] } else { left[2] },
+        batches: out[0],
     };
     gemm.launch(site.y[0], to);
 }

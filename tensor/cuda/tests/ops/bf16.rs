@@ -48,6 +48,18 @@ fn matrices_are_multiplied_however_they_are_stored() {
 }
 
 #[test]
+fn each_of_a_batch_is_multiplied_by_itself() {
+    let (batch, m, n, k) = (3, 33, 70, 41);
+    for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let a = if a_transposed { [batch, k, m] } else { [batch, m, k] };
+        let b = if b_transposed { [batch, n, k] } else { [batch, k, n] };
+        let op = || Op::BatchMatMul(BatchMatMul { a_transposed, b_transposed });
+        near(CALL, k, op(), &[floats(&a), floats(&b)]);
+        near(CALL, k, op(), &[floats(&[0, a[1], a[2]]), floats(&[0, b[1], b[2]])]);
+    }
+}
+
+#[test]
 fn a_linear_layer_adds_its_bias_last() {
     for (rows, out, inner) in [(1, 10, 3), (70, 600, 64), (5, 7, 0), (0, 4, 4)] {
         let inputs = [floats(&[rows, inner]), floats(&[out, inner]), floats(&[out])];

@@ -2,12 +2,12 @@
 //!
 //! Both round the same operands, and the weights P (in the gradient also dS) as they enter a product. They differ in
 //! the order of f32 sums, and so a little in the scores and in what is rounded:
-//! - forward, the processor divides exponentials by the row's largest, the GPU by the next power of two. So each weight
-//! is
-//!   rounded apart, off by at most 2^-8 of itself, as if by chance: six standard deviations of the sum of such errors;
-//! - in the gradient both make the same P, and round it apart only where it lies at the edge of two bf16: as much as
-//!   three of the largest terms, rounded the other way;
-//! - besides, what f32 sums of as many terms may be off by.
+//!
+//! - Forward, the processor divides exponentials by the row's largest, the GPU by the next power of two. So each weight
+//!   is rounded apart, off by at most 2^-8 of itself, as if by chance: six standard deviations of the sum of such errors.
+//! - In the gradient both make the same P, and round it apart only where it lies at the edge of two bf16: as much as
+//!   three of the largest terms, rounded the other way.
+//! - Besides, what f32 sums of as many terms may be off by.
 //!
 //! The size of terms is found by attention in f64.
 
