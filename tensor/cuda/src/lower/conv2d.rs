@@ -2,7 +2,9 @@
 
 use super::gemm::{NOWHERE, Run, Shards, Tile, grid, structure};
 use super::norms::{half_warps, sum_columns};
+use super::tensor_core::{sum_over_shards, tile_of_planes};
 use super::{At, Given, Launches, Site, given, numbers};
+use elastic_spec::job::Dtype;
 use elastic_tensor::ops::{Conv2d, Conv2dGradInput, Conv2dGradWeight};
 
 /// Sizes of one convolution: x (sample, in, h, w), W (out, in, kh, kw), y (sample, out, oh, ow).
@@ -101,6 +103,7 @@ impl Part {
     /// Writes `columns` planes a sample.
     fn lower(
         self,
+        dtype: Dtype,
         y: At,
         (source, weight, bias): (At, At, Given),
         (samples, columns): (usize, usize),
@@ -108,12 +111,15 @@ impl Part {
     ) {
         let (height, width) = self.points;
         let points = samples * height * width;
-        let tile = Tile::best(columns, points, 1);
+        let (file, tile) = match dtype {
+            Dtype::F32 => ("conv2d", Tile::best(columns, points, 1)),
+            Dtype::Bf16 => ("conv2d_bf16", tile_of_planes(columns)),
+        };
         let function = tile.of(["correlate_large", "correlate_medium", "correlate_small"]);
         let planes = structure(&[columns, height * width, width, samples].map(counted));
         counted(points);
         let given = given![y, source, weight, bias, self.given(), planes];
-        to.push("conv2d", function, grid(tile, columns, points, 1), given);
+        to.push(file, function, grid(tile, columns, points, 1), given);
     }
 }
 
@@ -129,7 +135,7 @@ pub(super) fn conv2d(op: &Conv2d, site: &Site<'_>, to: &mut Launches) {
         window: (before, before),
         every: op.stride,
     };
-    part.lower(site.y[0], (site.x[0], site.x[1], bias), (s.samples, s.outer), to);
+    part.lower(site.dtype, site.y[0], (site.x[0], site.x[1], bias), (s.samples, s.outer), to);
 }
 
 /// Inputs: W, dy.
@@ -156,21 +162,19 @@ pub(super) fn conv2d_grad_input(op: &Conv2dGradInput, site: &Site<'_>, to: &mut 
             window: (first(s.kernel.0), first(s.kernel.1)),
             every: 1,
         };
-        return part.lower(site.y[0], (dy, packed, NOWHERE), (s.samples, s.inner), to);
+        return part.lower(site.dtype, site.y[0], (dy, packed, NOWHERE), (s.samples, s.inner), to);
     }
     counted(s.samples * s.size.0 * s.size.1);
     counted(s.outer * s.out.0 * s.out.1);
     counted(s.outer * taps);
     // The first phase has the most points.
     let points = s.samples * s.size.0.div_ceil(stride) * s.size.1.div_ceil(stride);
-    let tile = Tile::best(s.inner, points, s.phases());
+    let (file, tile) = match site.dtype {
+        Dtype::F32 => ("conv2d", Tile::best(s.inner, points, s.phases())),
+        Dtype::Bf16 => ("conv2d_bf16", tile_of_planes(s.inner)),
+    };
     let function = tile.of(["phases_large", "phases_medium", "phases_small"]);
-    to.push(
-        "conv2d",
-        function,
-        grid(tile, s.inner, points, s.phases()),
-        given![site.y[0], dy, packed, step, s.given(1)],
-    );
+    to.push(file, function, grid(tile, s.inner, points, s.phases()), given![site.y[0], dy, packed, step, s.given(1)]);
 }
 
 /// Inputs: x, dy.
@@ -180,6 +184,9 @@ pub(super) fn conv2d_grad_weight(op: &Conv2dGradWeight, site: &Site<'_>, to: &mu
     counted(s.samples / shards * s.out.0 * s.out.1);
     counted(s.inner * s.size.0 * s.size.1);
     let (x, dy, sizes) = (site.x[0], site.x[1], s.given(shards));
+    if site.dtype == Dtype::Bf16 {
+        return grad_weight_bf16(s, site, to);
+    }
     let shards_of = Shards::of(&[Tile::Medium, Tile::Small], m, n, shards);
     shards_of.lower((m, n), shards, site.y[0], to, |Run { tile, y, room, shape }, to| match room {
         Some((room, step)) => {
@@ -190,6 +197,19 @@ pub(super) fn conv2d_grad_weight(op: &Conv2dGradWeight, site: &Site<'_>, to: &mu
             let function = tile.of(["", "conv2d_grad_weight_medium", "conv2d_grad_weight_small"]);
             to.push("conv2d_grad_weight", function, shape, given![y, x, dy, sizes.clone()]);
         }
+    });
+}
+
+fn grad_weight_bf16(s: Sizes, site: &Site<'_>, to: &mut Launches) {
+    let (m, n) = (s.outer, s.patch());
+    let (of_x, of_dy) = (s.inner * s.size.0 * s.size.1, s.outer * s.out.0 * s.out.1);
+    let tile = tile_of_planes(m);
+    let function = tile.of(["grad_weight_large", "grad_weight_medium", ""]);
+    sum_over_shards(m * n, site.shards, site.y[0], to, |shards, leaves, to| {
+        let first = shards.start * (s.samples / site.shards);
+        let (x, dy) = (site.x[0].plus(first * of_x), site.x[1].plus(first * of_dy));
+        let (count, sizes) = (counted(shards.len()), s.given(site.shards));
+        to.push("conv2d_bf16", function, grid(tile, m, n, shards.len()), given![leaves, x, dy, sizes, count]);
     });
 }
 

@@ -5,10 +5,13 @@
 //! no sum over k is split, and leaves of shards are f32 and added along the tree.
 
 use super::basic::climb;
+use super::conv2d;
 use super::flash;
+use super::gemm::Tile;
 use super::{At, Given, Launches, NoKernel, Site, given, numbers};
 use crate::driver::LaunchShape;
 use elastic_tensor::ops::{BatchMatMul, MatMul, Op};
+use std::ops::Range;
 
 /// Whether an op rounds its operands in a bf16 job; all others are those of an f32 job.
 pub(super) fn is_product(op: &Op) -> bool {
@@ -32,6 +35,9 @@ pub(super) fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), N
         Op::Linear(_) => linear(site, to),
         Op::LinearGradWeight(_) => linear_grad_weight(site, to),
         Op::BatchMatMul(op) => batch_matmul(op, site, to),
+        Op::Conv2d(op) => conv2d::conv2d(op, site, to),
+        Op::Conv2dGradInput(op) => conv2d::conv2d_grad_input(op, site, to),
+        Op::Conv2dGradWeight(op) => conv2d::conv2d_grad_weight(op, site, to),
         Op::CausalAttention(op) => flash::forward(*op, site, to)?,
         Op::CausalAttentionGrad(op) => flash::gradient(op.0, site, to)?,
         other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
@@ -147,33 +153,45 @@ fn linear_grad_weight(site: &Site<'_>, to: &mut Launches) {
         k: rows / site.shards,
         batches: site.shards,
     };
-    sum_over_shards(leaf, site.y[0], to);
+    sum_over_shards(m * n, site.shards, site.y[0], to, |shards, leaves, to| {
+        let first = shards.start * leaf.k;
+        let (a, b) = (leaf.a.plus(first * m), leaf.b.plus(first * n));
+        Gemm { a, b, batches: shards.len(), ..leaf }.launch(leaves, to);
+    });
 }
 
 /// Floats of leaves that wait for their sum: 64 MiB.
 const LEAVES_MAX: usize = 16 << 20;
 
-/// C = the sum along the tree of a product for each shard, which its batches are.
-fn sum_over_shards(leaves: Gemm, c: At, to: &mut Launches) {
-    let (shards, count) = (leaves.batches, leaves.m * leaves.n);
+/// c = the sum along the tree of the shards' leaves of `count` floats, which `launch` makes one behind the other.
+pub(super) fn sum_over_shards(
+    count: usize,
+    shards: usize,
+    c: At,
+    to: &mut Launches,
+    launch: impl Fn(Range<usize>, At, &mut Launches),
+) {
     if shards == 1 {
-        return leaves.launch(c, to);
+        return launch(0..1, c, to);
     }
     // As many at once as there is room for: a subtree, whose sum then climbs as one leaf of the rest.
     let most = (LEAVES_MAX / count.max(1)).clamp(1, shards);
     let at_once = 1 << most.ilog2();
     let units = shards / at_once;
-    let here = if at_once > 1 { to.room(at_once * count) } else { c };
+    let leaves = if at_once > 1 { to.room(at_once * count) } else { c };
     let siblings = to.room(units.ilog2() as usize * count);
     for unit in 0..units {
-        let first = unit * at_once * leaves.k;
-        let (a, b) = (leaves.a.plus(first * leaves.m), leaves.b.plus(first * leaves.n));
-        Gemm { a, b, batches: at_once, ..leaves }.launch(here, to);
+        launch(unit * at_once..(unit + 1) * at_once, leaves, to);
         if at_once > 1 {
-            to.push("basic", "sum_leaves", numbers(count), given![c, here, count, at_once as u32]);
+            to.push("basic", "sum_leaves", numbers(count), given![c, leaves, count, at_once as u32]);
         }
         if units > 1 {
             climb(c, siblings, count, (unit, units), to);
         }
     }
+}
+
+/// Of a convolution with so many planes of output.
+pub(super) fn tile_of_planes(planes: usize) -> Tile {
+    if planes > 64 { Tile::Large } else { Tile::Medium }
 }

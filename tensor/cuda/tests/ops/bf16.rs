@@ -5,6 +5,7 @@
 //! sizes is what the processor gives for inputs without signs.
 
 use crate::case::{CALL, Call, Case, Input, floats, given, random};
+use crate::conv::{SIZES, Sizes};
 use elastic_spec::job::Dtype;
 use elastic_tensor::mixed::Mixed;
 use elastic_tensor::ops::*;
@@ -120,13 +121,18 @@ fn no_bit_hangs_on_the_size_of_a_tile() {
 
 /// Leaves of the shards, each in a run of its own, added along the tree.
 fn by_leaves(shards: usize, dy: &[f32], x: &[f32], (rows, out, inner): (usize, usize, usize)) -> Vec<f32> {
-    let mut leaves: Vec<Vec<f32>> = (0..shards)
+    let leaves = (0..shards)
         .map(|shard| {
             let dy = given(&[rows, out], dy[shard * rows * out..][..rows * out].to_vec());
             let x = given(&[rows, inner], x[shard * rows * inner..][..rows * inner].to_vec());
             on_gpu(CALL, Op::LinearGradWeight(LinearGradWeight), &[dy, x])
         })
         .collect();
+    added(leaves)
+}
+
+/// Leaves added along the tree.
+fn added(mut leaves: Vec<Vec<f32>>) -> Vec<f32> {
     while leaves.len() > 1 {
         let add = |pair: &[Vec<f32>]| pair[0].iter().zip(&pair[1]).map(|(a, b)| a + b).collect();
         leaves = leaves.chunks_exact(2).map(add).collect();
@@ -154,4 +160,73 @@ fn leaves_that_do_not_fit_in_the_room_at_once_climb_the_same_tree() {
     let inputs = [floats(&[shards, side]), floats(&[shards, side])];
     let case = Case::new(Call { shards, ..CALL }, Op::LinearGradWeight(LinearGradWeight), &inputs);
     case.same_bits(0, &case.on_gpu(Dtype::Bf16), &case.on_processor::<Mixed>());
+}
+
+/// Of more planes than a tile of 64 has, and of more points and taps than fit in any tile.
+const MANY_PLANES: Sizes = Sizes::of([3, 18, 15, 14], [70, 3, 3], 1, 1);
+const MANY_PARTS: Sizes = Sizes::of([3, 70, 13, 14], [20, 3, 3], 2, 1);
+
+#[test]
+fn convolutions_and_their_inputs_gradients() {
+    for s in SIZES.into_iter().chain([MANY_PLANES, MANY_PARTS]) {
+        let (x, w, dy) = (floats(&s.image()), floats(&s.weight()), floats(&s.out()));
+        near(CALL, s.inner * s.kh * s.kw, s.forward(), &[x.clone(), w.clone()]);
+        near(CALL, s.inner * s.kh * s.kw, s.forward(), &[x, w.clone(), floats(&[s.outer])]);
+        near(CALL, s.outer * s.kh * s.kw, s.grad_input(), &[w, dy]);
+    }
+}
+
+#[test]
+fn gradients_of_convolutions_weights() {
+    for s in SIZES.into_iter().chain([MANY_PLANES]) {
+        for shards in [1, 2, 8] {
+            let s = Sizes { samples: shards * s.samples, ..s };
+            let terms = s.out().iter().product::<usize>() / s.outer;
+            near(Call { shards, ..CALL }, terms, s.grad_weight(), &[floats(&s.image()), floats(&s.out())]);
+        }
+    }
+}
+
+#[test]
+fn an_image_has_the_same_bits_alone_and_among_others() {
+    for s in [MANY_PLANES, MANY_PARTS, SIZES[8]] {
+        let s = Sizes { samples: 3, ..s };
+        let [x, dy] = [s.image(), s.out()].map(|shape| random("image", shape.iter().product()));
+        let run = |samples: std::ops::Range<usize>| {
+            let alone = Sizes { samples: samples.len(), ..s };
+            let of = |all: &[f32], shape: &[usize]| {
+                let len = all.len() / 3;
+                given(shape, all[samples.start * len..samples.end * len].to_vec())
+            };
+            let w = floats(&s.weight());
+            let y = on_gpu(CALL, alone.forward(), &[of(&x, &alone.image()), w.clone()]);
+            let dx = on_gpu(CALL, alone.grad_input(), &[w, of(&dy, &alone.out())]);
+            [y, dx]
+        };
+        let all = run(0..3);
+        for sample in 0..3 {
+            for (alone, all) in run(sample..sample + 1).iter().zip(&all) {
+                let len = all.len() / 3;
+                assert_eq!(bits(alone), bits(&all[sample * len..][..len]), "sample {sample}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_convolutions_weight_gradient_is_the_trees_sum_of_the_shards_leaves() {
+    let (shards, alone) = (4, Sizes { samples: 2, ..MANY_PLANES });
+    let together = Sizes { samples: shards * alone.samples, ..alone };
+    let [x, dy] = [together.image(), together.out()].map(|shape| random("image", shape.iter().product()));
+    let inputs = [given(&together.image(), x.clone()), given(&together.out(), dy.clone())];
+    let sum = on_gpu(Call { shards, ..CALL }, together.grad_weight(), &inputs);
+    let leaf = |shard: usize| {
+        let of = |all: &[f32], shape: &[usize]| {
+            let len = all.len() / shards;
+            given(shape, all[shard * len..][..len].to_vec())
+        };
+        on_gpu(CALL, alone.grad_weight(), &[of(&x, &alone.image()), of(&dy, &alone.out())])
+    };
+    let leaves: Vec<Vec<f32>> = (0..shards).map(leaf).collect();
+    assert_eq!(bits(&sum), bits(&added(leaves)));
 }

@@ -3,51 +3,51 @@ use elastic_tensor::ops::*;
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy)]
-struct Sizes {
-    samples: usize,
-    inner: usize,
-    h: usize,
-    w: usize,
-    outer: usize,
-    kh: usize,
-    kw: usize,
-    conv: Conv2d,
+pub struct Sizes {
+    pub samples: usize,
+    pub inner: usize,
+    pub h: usize,
+    pub w: usize,
+    pub outer: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub conv: Conv2d,
 }
 
 impl Sizes {
-    const fn of(image: [usize; 4], [outer, kh, kw]: [usize; 3], stride: usize, pad: usize) -> Sizes {
+    pub const fn of(image: [usize; 4], [outer, kh, kw]: [usize; 3], stride: usize, pad: usize) -> Sizes {
         let [samples, inner, h, w] = image;
         Sizes { samples, inner, h, w, outer, kh, kw, conv: Conv2d { stride, pad } }
     }
 
-    fn image(self) -> [usize; 4] {
+    pub fn image(self) -> [usize; 4] {
         [self.samples, self.inner, self.h, self.w]
     }
 
-    fn weight(self) -> [usize; 4] {
+    pub fn weight(self) -> [usize; 4] {
         [self.outer, self.inner, self.kh, self.kw]
     }
 
-    fn out(self) -> [usize; 4] {
+    pub fn out(self) -> [usize; 4] {
         let along = |size, kernel| (size + 2 * self.conv.pad - kernel) / self.conv.stride + 1;
         [self.samples, self.outer, along(self.h, self.kh), along(self.w, self.kw)]
     }
 
-    fn forward(self) -> Op {
+    pub fn forward(self) -> Op {
         Op::Conv2d(self.conv)
     }
 
-    fn grad_input(self) -> Op {
+    pub fn grad_input(self) -> Op {
         Op::Conv2dGradInput(Conv2dGradInput { conv: self.conv, image: self.image().to_vec() })
     }
 
-    fn grad_weight(self) -> Op {
+    pub fn grad_weight(self) -> Op {
         Op::Conv2dGradWeight(Conv2dGradWeight { conv: self.conv, weight: self.weight().to_vec() })
     }
 }
 
 /// Strides, paddings and kernels that leave pixels unread, taps unmet, and points of one row.
-const SIZES: [Sizes; 14] = [
+pub const SIZES: [Sizes; 14] = [
     Sizes::of([1, 1, 1, 1], [1, 1, 1], 1, 0),
     Sizes::of([2, 3, 5, 7], [4, 1, 1], 1, 0),
     Sizes::of([2, 3, 8, 8], [5, 3, 3], 1, 1),
