@@ -46,7 +46,10 @@ pub use freeze::freeze;
 pub use graph::ShapeError;
 pub use groups::{GroupRates, set_groups};
 pub use init::{Init, init_from_safetensors};
-pub use network::{LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile, compile_in, compile_on_processor};
+pub use network::{
+    DeviceMemory, Held, LeafKey, Network, ParamInfo, RunningPair, StateLayout, compile, compile_in,
+    compile_on_processor,
+};
 pub use optim::{Update, UpdateReport, apply, apply_on, learning_rate, moments_of};
 pub use probe::{probe, probe_by};
 pub use tensor::{Result, Tensor};

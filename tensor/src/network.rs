@@ -87,6 +87,34 @@ pub struct LeafKey {
     pub label_smoothing: f32,
 }
 
+/// The plan of a device's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The device, for people.
+    pub device: String,
+    /// Name and bytes.
+    pub parts: Vec<(&'static str, u64)>,
+    /// What the device has left now; or why it does not say.
+    pub free_bytes: Result<u64, String>,
+}
+
+/// A step on state that a network may hold on its device; the fields are those of [`Update`].
+#[derive(Debug)]
+pub struct Held<'a> {
+    pub from: u64,
+    pub to: u64,
+    pub optimizer: &'a Optimizer,
+    /// The decay of the average of the weights, whose vector is then the last of `moments`.
+    pub ema: Option<f64>,
+    pub reduced: &'a [f32],
+    pub state: &'a [f32],
+    pub moments: &'a [Vec<f32>],
+    pub step: u64,
+    pub lr: f64,
+    pub correction: f32,
+    pub clip_norm: Option<f64>,
+}
+
 /// A model compiled for a fixed shard of m samples.
 pub trait Network: Send + Sync {
     fn layout(&self) -> &StateLayout;
@@ -131,11 +159,25 @@ pub trait Network: Send + Sync {
         let _ = (scratch, version);
     }
 
-    /// What the network holds in its device's memory where calls have up to `shards` shards: part and bytes. Empty on the
-    /// processor, whose memory is the host's.
-    fn device_memory(&self, shards: usize) -> Vec<(&'static str, u64)> {
-        let _ = shards;
-        Vec::new()
+    /// One step of the optimizer, and of the average of the weights if there is one, on state that the network holds on its
+    /// device: what [`hold`](Network::hold) called `held.from` becomes `held.to`. The host's vectors are read if the device
+    /// has others than `held.from`, and stay as they are: [`read_back`](Network::read_back) makes them current. None: this
+    /// network keeps no state, or none was held, and nothing was done.
+    fn advance(&self, scratch: &mut dyn Any, held: Held<'_>) -> Option<UpdateReport> {
+        let _ = (scratch, held);
+        None
+    }
+
+    /// Makes the host's vectors those that the last [`advance`](Network::advance) left on the device.
+    fn read_back(&self, scratch: &mut dyn Any, state: &mut [f32], moments: &mut [Vec<f32>]) {
+        let _ = (scratch, state, moments);
+    }
+
+    /// What the network holds in its device's memory where calls have up to `shards` shards and the optimizer (with the
+    /// average) has so many vectors. None on the processor, whose memory is the host's.
+    fn device_memory(&self, shards: usize, moments: usize) -> Option<DeviceMemory> {
+        let _ = (shards, moments);
+        None
     }
 
     /// Floats of the working memory of the largest call of up to `shards` shards: the arena of its plan. 0 where the

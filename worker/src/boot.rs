@@ -90,6 +90,10 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
     let planned = Memory::plan(&order.spec, &data.shape(), &*network);
     tracing::info!("planned memory besides the data: {}", planned.words());
     planned.check(1, memory::room(), &order.spec).map_err(anyhow::Error::msg)?;
+    if let Some(device) = memory::on_device(&order.spec, &*network) {
+        let words = memory::check_device(&device, &order.spec).map_err(anyhow::Error::msg)?;
+        tracing::info!("planned memory of the device: {words}");
+    }
     elastic_tensor::freeze(network.layout_mut(), &order.spec.model.freeze).map_err(anyhow::Error::msg)?;
     elastic_tensor::set_groups(network.layout_mut(), &order.spec.train.groups).map_err(anyhow::Error::msg)?;
     let computed = Job::new(order.spec.clone(), schedule, network, data);

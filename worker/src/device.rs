@@ -23,9 +23,14 @@ fn refusal(why: &str) -> String {
     format!("resources.device = \"cuda\": {why}; \"auto\" trains on the processor where there is no GPU")
 }
 
+/// [`take`] for a process that is no worker: the words of what stands in the way.
+pub fn take_alone(spec: &JobSpec) -> Result<(), String> {
+    take(spec, 0).map_err(|fault| fault.to_string())
+}
+
 /// Takes the device of the job for this process, as worker number `slot` of its node. That a GPU which is asked for cannot be
 /// used ends the job: where only some nodes have one, "auto" is what to ask for.
-pub fn take(spec: &JobSpec, slot: u16) -> Result<(), Fault> {
+pub(crate) fn take(spec: &JobSpec, slot: u16) -> Result<(), Fault> {
     let asked = spec.resources.device;
     if asked == Device::Cpu {
         return Ok(());

@@ -16,7 +16,7 @@ use elastic_spec::tree::{self, TreeNode};
 use elastic_spec::{Round, Shard, Step};
 use elastic_tensor::exec::Watch;
 use elastic_tensor::optim::{self, Update};
-use elastic_tensor::{LeafKey, Network};
+use elastic_tensor::{Held, LeafKey, Network, UpdateReport};
 use std::any::Any;
 use std::collections::BTreeMap;
 
@@ -165,17 +165,18 @@ impl Job {
         state: &mut State,
         reduced: &mut [f32],
         tail: Tail,
-    ) -> Result<(), NotFinite> {
-        match self.schedule.kind(state.round) {
+    ) -> Result<Newest, NotFinite> {
+        let newest = match self.schedule.kind(state.round) {
             Kind::Train(step) => self.train(scratch, state, step, reduced, tail)?,
             Kind::Validate(_) => {
                 if let Some(row) = state.rows.last_mut() {
                     row.validation = tail;
                 }
+                Newest::AsBefore
             }
-        }
+        };
         state.round = state.round.next();
-        Ok(())
+        Ok(newest)
     }
 
     fn train(
@@ -185,27 +186,29 @@ impl Job {
         step: Step,
         reduced: &mut [f32],
         tail: Tail,
-    ) -> Result<(), NotFinite> {
+    ) -> Result<Newest, NotFinite> {
         let train = &self.spec.train;
         let lr = optim::learning_rate(train.lr, &train.lr_schedule, step.0, self.schedule.steps);
         // Leaves were scaled by the constant 1/B; the mean is over the samples (or tokens) that count.
         // Infinite where nothing counts: the update then leaves the gradient at zero.
-        let correction = f64::from(train.global_batch) / tail.count as f64;
-        let of_optimizer = optim::moments_of(&train.optimizer);
-        let report = self.network.update(
-            scratch,
-            &train.optimizer,
-            Update {
-                layout: self.network.layout(),
-                reduced,
-                state: &mut state.floats,
-                moments: &mut state.moments[..of_optimizer],
-                step: step.0,
-                lr,
-                correction: correction as f32,
-                clip_norm: train.clip_norm,
-            },
-        );
+        let correction = (f64::from(train.global_batch) / tail.count as f64) as f32;
+        let held = Held {
+            from: state.round.0,
+            to: state.round.next().0,
+            optimizer: &train.optimizer,
+            ema: train.ema,
+            reduced,
+            state: &state.floats,
+            moments: &state.moments,
+            step: step.0,
+            lr,
+            correction,
+            clip_norm: train.clip_norm,
+        };
+        let (report, newest) = match self.network.advance(scratch, held) {
+            Some(report) => (report, Newest::OnDevice),
+            None => (self.train_here(scratch, state, reduced, (step, lr, correction)), Newest::Here),
+        };
         if let Some(at) = report.not_finite {
             let found = NotFinite { step, loss: rows::mean(tail), lr, ..NotFinite::at(self.network.layout(), at) };
             match train.non_finite {
@@ -213,13 +216,47 @@ impl Job {
                 NonFinite::Skip => tracing::warn!("{found}; the step moved nothing"),
             }
         }
+        state.rows.push(Row { train: tail, lr, grad_norm: report.grad_norm, validation: Tail::default() });
+        Ok(newest)
+    }
+
+    /// The step on the host's vectors.
+    fn train_here(
+        &self,
+        scratch: &mut (dyn Any + Send),
+        state: &mut State,
+        reduced: &mut [f32],
+        (step, lr, correction): (Step, f64, f32),
+    ) -> UpdateReport {
+        let train = &self.spec.train;
+        let of_optimizer = optim::moments_of(&train.optimizer);
+        let update = Update {
+            layout: self.network.layout(),
+            reduced,
+            state: &mut state.floats,
+            moments: &mut state.moments[..of_optimizer],
+            step: step.0,
+            lr,
+            correction,
+            clip_norm: train.clip_norm,
+        };
+        let report = self.network.update(scratch, &train.optimizer, update);
         if let (Some(decay), None) = (train.ema, report.not_finite) {
             let average = &mut state.moments[of_optimizer];
             self.network.follow(scratch, decay, &state.floats[..average.len()], average);
         }
-        state.rows.push(Row { train: tail, lr, grad_norm: report.grad_norm, validation: Tail::default() });
-        Ok(())
+        report
     }
+}
+
+/// Where the newest state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    Here,
+    /// The network has it; the host's vectors are those of an earlier round.
+    OnDevice,
+    /// Nothing was moved.
+    AsBefore,
 }
 
 /// Most of `shards` that the network takes in one call.

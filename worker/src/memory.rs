@@ -8,7 +8,7 @@ use crate::job::unit_of;
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{JobSpec, Optimizer};
 use elastic_spec::limits::{LOG_BYTES_MAX, LOG_ROUNDS_MAX};
-use elastic_tensor::{Network, moments_of};
+use elastic_tensor::{DeviceMemory, Network, moments_of};
 use serde::Serialize;
 
 /// Bytes of one worker.
@@ -118,6 +118,31 @@ fn batch_bytes(spec: &JobSpec, shape: &DataShape, unit: usize) -> u64 {
     let samples = elastic_loader::Plan::from(&spec.train).shard_samples() * unit as u64;
     // And the slot of each.
     samples * (4 * words as u64 + 8)
+}
+
+/// What a worker of the job will hold on its device, if it has one.
+pub fn on_device(spec: &JobSpec, network: &dyn Network) -> Option<DeviceMemory> {
+    let moments = moments_of(&spec.train.optimizer) + usize::from(spec.train.ema.is_some());
+    network.device_memory(unit_of(network, spec.train.shards.into()), moments)
+}
+
+/// Whether what a network will hold on its device fits there: the plan in words; or the plan, what there is, and what may be
+/// done.
+pub fn check_device(memory: &DeviceMemory, spec: &JobSpec) -> Result<String, String> {
+    let DeviceMemory { device, parts, free_bytes } = memory;
+    let needed: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    let parts: Vec<String> = parts.iter().map(|(name, bytes)| format!("{name} {}", size(*bytes))).collect();
+    let plan = format!("{} on {device}: {}", size(needed), parts.join(", "));
+    let free = free_bytes.as_ref().map_err(|why| format!("{device}: {why}"))?;
+    if needed <= *free {
+        return Ok(plan);
+    }
+    let shards = u32::from(spec.train.shards) * 2;
+    Err(format!(
+        "a worker needs {plan}; {} are free there; start fewer workers on it, or make shards smaller (train.shards = \
+         {shards}), or take a smaller model",
+        size(*free)
+    ))
 }
 
 /// What may still be taken, and whose bound it is.
@@ -244,6 +269,24 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
+    }
+
+    #[test]
+    fn a_plan_for_a_device_is_told_and_one_that_does_not_fit_is_refused_with_the_cure() {
+        let parts = vec![("state", 474 << 20), ("arena", 5 << 30)];
+        let memory =
+            |free_bytes| DeviceMemory { device: "GPU 0, NVIDIA H100".into(), parts: parts.clone(), free_bytes };
+        let spec = spec("global_batch = 32\nshards = 8");
+        let plan = "5.5 GiB on GPU 0, NVIDIA H100: state 474 MiB, arena 5.0 GiB";
+        assert_eq!(check_device(&memory(Ok(80 << 30)), &spec).as_deref(), Ok(plan));
+        let told = check_device(&memory(Ok(2 << 30)), &spec).unwrap_err();
+        for part in [plan, "; 2.0 GiB are free there", "fewer workers", "train.shards = 16"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(
+            check_device(&memory(Err("it is lost".into())), &spec).unwrap_err(),
+            "GPU 0, NVIDIA H100: it is lost"
+        );
     }
 
     #[test]

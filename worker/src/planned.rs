@@ -2,7 +2,7 @@
 
 use crate::memory::Memory;
 use elastic_spec::job::names::select;
-use elastic_spec::job::{JobSpec, ModelKind, group_of, idle};
+use elastic_spec::job::{Device, JobSpec, ModelKind, group_of, idle};
 use elastic_tensor::Network;
 use std::path::PathBuf;
 
@@ -25,7 +25,11 @@ pub fn planned(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> anyhow::Resul
     let samples = elastic_loader::Plan::from(&spec.train).shard_samples() as usize;
     let mut network =
         elastic_models::build_in(spec.train.dtype, &spec.model.kind, &shape, samples).map_err(anyhow::Error::msg)?;
-    let memory = Memory::plan(spec, &shape, &*network);
+    let mut memory = Memory::plan(spec, &shape, &*network);
+    if spec.resources.device == Device::Cuda {
+        // Activations lie in the GPU's memory.
+        memory.arena_bytes = 0;
+    }
     let known: Vec<&str> = network.layout().params.iter().map(|info| info.name.as_str()).collect();
     let found = group_of(&spec.train.groups, &known);
     let warnings = found.map(|found| idle(&spec.train.groups, &found)).unwrap_or_default();

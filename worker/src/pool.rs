@@ -6,7 +6,7 @@
 
 use crate::fail;
 use crate::inputs::Inputs;
-use crate::job::Job;
+use crate::job::{Job, Newest};
 use crate::not_finite;
 use crate::state::State;
 use elastic_spec::Round;
@@ -37,6 +37,8 @@ pub struct Sum {
 pub struct Pool {
     pub shared: Arc<Shared>,
     scratch: Box<dyn Any + Send>,
+    /// The network has a newer state than the host's vectors are.
+    is_away: bool,
     /// The average of the weights that the latest validation evaluates.
     average: Option<(Round, Vec<f32>)>,
 }
@@ -72,12 +74,15 @@ impl Shared {
 impl Pool {
     /// A seat with `threads`, the caller's among them.
     pub fn new(shared: Arc<Shared>, threads: usize) -> Pool {
-        Pool { scratch: shared.job.network.new_scratch(threads.max(1)), shared, average: None }
+        Pool { scratch: shared.job.network.new_scratch(threads.max(1)), shared, is_away: false, average: None }
     }
 
     /// The sum of the leaves of `round` under `node`, from the state that is held.
     pub fn sum(&mut self, round: Round, node: TreeNode) -> Sum {
         let shared = self.shared.clone();
+        if shared.job.spec.train.ema.is_some() && !matches!(shared.job.schedule.kind(round), Kind::Train(_)) {
+            self.bring_home();
+        }
         let state = shared.state.read().expect("no one panics while writing the state");
         // The state, and the average of the weights, are functions of the round.
         shared.job.network.hold(self.scratch.as_mut(), Some(round.0));
@@ -95,10 +100,34 @@ impl Pool {
         }
     }
 
+    /// Makes the host's state current, before anything but the network reads or replaces it.
+    pub fn bring_home(&mut self) {
+        if self.is_away {
+            let shared = self.shared.clone();
+            self.bring(&mut shared.state.write().expect("no one panics while writing the state"));
+        }
+    }
+
+    fn bring(&mut self, state: &mut State) {
+        if std::mem::take(&mut self.is_away) {
+            self.shared.job.network.read_back(self.scratch.as_mut(), &mut state.floats, &mut state.moments);
+        }
+    }
+
     /// Makes the state of the next round. The error is what ends the job, with where it began.
     pub fn apply(&mut self, state: &mut State, reduced: &mut [f32], tail: Tail) -> Result<(), String> {
         let shared = self.shared.clone();
-        let Err(found) = shared.job.apply(self.scratch.as_mut(), state, reduced, tail) else { return Ok(()) };
+        // Whether or not this member computed anything of the round.
+        shared.job.network.hold(self.scratch.as_mut(), Some(state.round.0));
+        let found = match shared.job.apply(self.scratch.as_mut(), state, reduced, tail) {
+            Ok(newest) => {
+                assert!(!(self.is_away && newest == Newest::Here), "a state that is away is moved where it is");
+                self.is_away = newest == Newest::OnDevice || (newest == Newest::AsBefore && self.is_away);
+                return Ok(());
+            }
+            Err(found) => found,
+        };
+        self.bring(state);
         let alive = || _ = shared.progress.fetch_add(1, Ordering::Relaxed);
         let origin = not_finite::origin(&shared.job, self.scratch.as_mut(), &state.floats, found.step, alive);
         Err(found.told(&origin))

@@ -106,6 +106,9 @@ pub fn profile(spec: &JobSpec, ask: &Ask) -> Result<Profile> {
     let network = boot::network(spec, &data, samples, &None)?;
     let memory = Memory::plan(spec, &data.shape(), &*network);
     memory.check(1, memory::room(), spec).map_err(anyhow::Error::msg)?;
+    if let Some(device) = memory::on_device(spec, &*network) {
+        memory::check_device(&device, spec).map_err(anyhow::Error::msg)?;
+    }
     // Steps alone, and enough of them.
     let steps = schedule.steps.max((WARM + ask.steps) as u64);
     let schedule = Schedule { steps, validate_every: 0, has_validation: false };
@@ -177,7 +180,7 @@ impl Run {
         let applied = self.job.apply(&mut *self.scratch, &mut self.state, &mut sum, tail);
         self.clock.note(Kind { phase: "update", op: name, path: "parameters" }, start, cost);
         self.room.push(sum);
-        applied.map_err(|found| anyhow!(found.told("it was not looked for in a profile")))
+        applied.map(drop).map_err(|found| anyhow!(found.told("it was not looked for in a profile")))
     }
 
     fn under(&mut self, node: TreeNode) -> Result<(Vec<f32>, Tail)> {

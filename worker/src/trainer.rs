@@ -68,6 +68,7 @@ impl Trainer {
             Task::Compute { round, node } => Some(self.compute(round, node)),
             Task::Apply { round, chunks } => Some(self.apply(round, &chunks)?),
             Task::TakeState { to, round, part, parts } => {
+                self.pool.bring_home();
                 let state = self.shared().state.read().expect("the state is whole");
                 assert!(state.round == round, "the state of round {round} is taken in its turn");
                 let frames = state.frames(part, parts);
@@ -76,6 +77,7 @@ impl Trainer {
             }
             Task::Install { round, parts } => Some(self.install(round, &parts)),
             Task::Publish { round, epoch } => {
+                self.pool.bring_home();
                 let state = self.shared().state.read().expect("the state is whole");
                 assert!(state.round == round, "the state of round {round} is published in its turn");
                 self.publisher.publish(Copy { state: state.clone(), epoch });
@@ -106,6 +108,10 @@ impl Trainer {
         self.pool.apply(&mut state, &mut reduced, tail).map_err(Fault::Job)?;
         drop(state);
         shared.give_back(reduced);
+        if self.round() == shared.job.schedule.rounds() {
+            // Other threads read the last state: for its digests, and to write it again where it is missing.
+            self.pool.bring_home();
+        }
         match shared.job.schedule.kind(round) {
             Kind::Train(_) => {
                 self.pace.step_done(shared.inputs.waited_us());
@@ -121,6 +127,7 @@ impl Trainer {
 
     fn install(&mut self, round: Round, parts: &[Bytes]) -> Event {
         fail::point_in_training("before-install");
+        self.pool.bring_home();
         let mut state = self.pool.shared.state.write().expect("the state is whole");
         let refused = state.install(round, parts).err();
         drop(state);

@@ -21,7 +21,7 @@ pub fn run(args: args::Profile) -> Outcome {
             return Ok(Exit::Mistake);
         }
     };
-    elastic_worker::device::check(file.spec.resources.device).map_err(|why| mistake(anyhow!(why)))?;
+    elastic_worker::device::take_alone(&file.spec).map_err(|why| mistake(anyhow!(why)))?;
     inputs::find_here(&mut file.spec)?;
     let ask = Ask { threads: threads(&args, &file.spec), steps: args.steps.into() };
     let found = profile(&file.spec, &ask).map_err(mistake)?;

@@ -296,7 +296,7 @@ pub const KEYS: &[Key] = &[
     plain("checkpoint", "keep", int(1, 1_000_000), Is("3"), "checkpoints", "The newest verified ones that are kept."),
     // resources
     plain("resources", "device", Kind::OneOf(&["auto", "cpu", "cuda"]), Is("\"auto\""), "",
-        "What to compute on. `auto`: the best that this build can train on, which is the processor until its engine runs on GPUs. `cuda`: an NVIDIA GPU, or a refusal that says what is missing; `elastic devices` shows what there is."),
+        "What to compute on. `auto`: an NVIDIA GPU where there is one, else the processor; in f32 the bits are the same, so nodes of one job may differ. `cuda`: a GPU, or a refusal that says what is missing; `elastic devices` shows what there is."),
     plain("resources", "threads", int(0, 1024), Is("0"), "threads",
         "Of one worker. 0: the node's cores divided by its workers."),
 ];

@@ -16,7 +16,12 @@ use std::sync::Arc;
 pub struct Gpu {
     pub loaded: Loaded,
     pub device: Device,
+    /// A leaf is copied out in pieces of at least so many bytes, each when it is whole.
+    pub bucket_bytes: u64,
 }
+
+/// PyTorch's size of buckets: below it, what a segment costs by itself shows; above, too little is left to hide behind.
+const BUCKET_BYTES: u64 = 25 << 20;
 
 impl Gpu {
     /// Of the GPUs that can be used, number `turn` modulo how many there are: workers of one node spread over them.
@@ -33,7 +38,7 @@ impl Gpu {
         let device = usable.get(turn % usable.len().max(1)).cloned().unwrap_or(first);
         let context = Context::open(driver, device.ordinal).map_err(|error| error.to_string())?;
         let loaded = Loaded::new(context, device.capability, libraries, cache);
-        Ok(Arc::new(Gpu { loaded, device }))
+        Ok(Arc::new(Gpu { loaded, device, bucket_bytes: BUCKET_BYTES }))
     }
 
     /// Bytes of memory that are free now.

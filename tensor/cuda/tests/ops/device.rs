@@ -44,7 +44,10 @@ pub fn is_real() -> bool {
 }
 
 fn open(libraries: &dyn Fn() -> Libraries, cache: Cache, repeats: usize, dir: Option<tempfile::TempDir>) -> Device {
-    let gpu = Gpu::open_with(libraries(), cache.clone(), 0).unwrap_or_else(|why| panic!("no GPU for the tests: {why}"));
+    let gpu = Gpu::open_with(libraries(), cache.clone(), 0);
+    let mut gpu = gpu.unwrap_or_else(|why| panic!("no GPU for the tests: {why}"));
+    // So that small networks have several.
+    Arc::get_mut(&mut gpu).expect("it is new").bucket_bytes = 1024;
     let libraries = libraries();
     let driver = libraries.driver.as_ref().expect("the driver was just opened");
     let context = Context::open(driver, gpu.device.ordinal).expect("the same GPU");
