@@ -3,10 +3,10 @@
 // A gradient: y[outer, row] = the sum of the rows x[outer, use] whose index is `row`, over ascending uses: a chain
 // from +0 for each shard, and the shards' sums along the tree. Uses come sorted by their index (`sort.cu`), so that
 // those of a row are a run in ascending order, and those of a row in a shard too. A run of up to 32 is added by the
-// warps that write the row, each some columns of it. A longer one would hold up the rest: it is found first, and its sum is
-// made by blocks that read ahead (`chain.cuh`). A run of more than 32 has exactly one first multiple of 32 among its
-// places in the sorted order, and that number is where its sum lies. No float is added by an atomic; the one on a
-// counter only says where in a list a run stands, which nothing depends on.
+// warps that write the row, each some columns of it. A longer one would hold up the rest: it is found first, and its
+// sum is made by blocks that read ahead (`chain.cuh`). It goes over a multiple of 32 in the sorted order, and the
+// first of these is the number under which its sum lies. No float is added by an atomic; the one on a counter only
+// says where in a list a run stands, which nothing depends on.
 #include "chain.cuh"
 #include "tables.cuh"
 
@@ -182,4 +182,23 @@ KERNEL(add_rows, float* y, const float* x, const float* sums, u32* room, u32 cou
         add_rows_of((float4*)y, (const float4*)x, (const float4*)sums, uses, lines, rows, columns / 4);
     else
         add_rows_of(y, x, sums, uses, lines, rows, columns);
+}
+
+// The same for rows of one shard that are narrower than a warp, and many: a thread an element of y.
+KERNEL(add_narrow_rows, float* y, const float* x, const float* sums, u32* room, u32 count, u32 rows, u64 elements,
+       u64 columns) {
+    const Uses uses = uses_in(room, count, rows, count, 0);
+    for (u64 i = first_number(); i < elements; i += number_stride()) {
+        const u64 line = divide(i, columns), column = i - line * columns, outer = divide(line, rows);
+        const u32 row = (u32)(line - outer * rows), at = uses.starts[row], end = uses.starts[row + 1];
+        float sum = 0.0f;
+        if (end - at > RUN) {
+            sum = sums[(outer * numbers_of(count) + (at + RUN - 1) / RUN) * columns + column];
+        } else {
+            const float* from = x + outer * count * columns + column;
+#pragma unroll 4
+            for (u32 use = at; use < end; use++) sum += from[uses.places[use] * columns];
+        }
+        y[i] = sum;
+    }
 }

@@ -10,12 +10,14 @@ mod conv2d;
 mod dropout;
 mod each;
 mod flash;
+mod gather;
 mod gemm;
 mod losses;
 mod matrix;
 mod norms;
 mod pointwise;
 mod pools;
+mod reduce;
 mod rotary;
 mod shapes;
 mod sort;
@@ -248,17 +250,23 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         return tensor_core::lower(op, site, to);
     }
     match op {
+        Op::ArgMax(op) => reduce::arg_max(op, site, to),
         Op::AvgPool(op) => pools::avg_pool(*op, site, to),
         Op::AvgPoolGrad(op) => pools::avg_pool_grad(op, site, to),
         Op::Embedding(_) => tables::embedding(site, to),
         Op::EmbeddingGrad(op) => tables::embedding_grad(op, site, to),
+        Op::Gather(op) => gather::gather(op, site, to),
+        Op::GatherGrad(op) => gather::gather_grad(op, site, to),
         Op::MaxPool(op) => pools::max_pool(*op, site, to),
         Op::MaxPoolGrad(op) => pools::max_pool_grad(op, site, to),
+        Op::Reduce(op) => reduce::reduce(op, site, to),
         Op::Rotary(op) => rotary::rotary(op, site, to),
         Op::Add(_) => pointwise::add(site, to),
         Op::Seed(_) => basic::seed(site, to),
         Op::SumLeading(_) => sums::sum_leading(site, to),
         Op::SumLeaves(op) => basic::sum_leaves(op, site, to),
+        Op::Take(op) => tables::take(op, site, to),
+        Op::TakeGrad(op) => tables::take_grad(op, site, to),
         Op::LayerNorm(op) => norms::layer_norm(op, site, to),
         Op::LayerNormGrad(_) => norms::layer_norm_grad(site, to),
         Op::RmsNorm(op) => norms::rms_norm(op, site, to),
@@ -296,7 +304,6 @@ pub fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), NoKernel
         Op::Conv2dGradInput(op) => conv2d::conv2d_grad_input(op, site, to),
         Op::Conv2dGradWeight(op) => conv2d::conv2d_grad_weight(op, site, to),
         Op::Conv2dGradBias(_) => conv2d::conv2d_grad_bias(site, to),
-        other => return Err(NoKernel { op: other.name(), path: site.path.into() }),
     }
     Ok(())
 }

@@ -22,10 +22,12 @@ mod norms;
 mod optim;
 mod pointwise;
 mod pools;
+mod reductions;
 mod rotary;
 mod shapes;
 mod sums;
 mod tables;
+mod take;
 
 use std::process::Command;
 
