@@ -13,8 +13,9 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("elastic-collectives", &["elastic-spec"], "moves frames; usable in a plain program without a coordinator"),
     (
         "elastic-nccl",
-        &["elastic-spec", "elastic-cuda"],
-        "moves bytes between GPUs; keeps device libraries out of elastic-collectives, and knows no transport",
+        &["elastic-spec", "elastic-cuda", "elastic-collectives"],
+        "reduces between GPUs, by NCCL or staged over our own transports, for callers that need not know which; keeps \
+         device libraries out of elastic-collectives",
     ),
     ("elastic-checkpoint", &["elastic-spec"], "knows bytes and names, not tensors, not the cluster"),
     ("elastic-loader", &["elastic-spec"], "a pure function from (seed, epoch, step, shard) to samples"),

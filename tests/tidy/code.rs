@@ -60,6 +60,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("worker/collectives/nccl/src/round.rs", "gives NCCL addresses of a device's memory"),
     ("worker/collectives/nccl/src/adder.rs", "runs kernels on a GPU"),
     ("worker/collectives/nccl/src/nccl_reduce.rs", "gives NCCL addresses of a device's memory"),
+    ("worker/collectives/nccl/src/staged.rs", "copies from and to a GPU without waiting for each"),
+    ("worker/collectives/nccl/tests/device_reduce.rs", "speaks with the fake driver, and copies on it"),
     ("worker/collectives/nccl/tests/threads.rs", "speaks with the fake NCCL, and gives it memory"),
     ("worker/collectives/nccl/tests/life/rank.rs", "speaks with the fake NCCL, and gives it memory"),
     ("tensor/src/memory.rs", "asks the system for huge pages"),

@@ -193,6 +193,9 @@ fn spans_and_copies_stay_in_their_memory() {
     assert!(arena.span(0, 100).is_ok() && arena.span(100, 0).is_ok());
     assert!(is_refused(arena.span(1, 100).map(drop)));
     assert!(is_refused(arena.span(u64::MAX, 2).map(drop)));
+    let span = arena.span(10, 20).expect("it is inside");
+    assert_eq!(span.part(5, 15).expect("it is inside").address(), arena.whole().address() + 15);
+    assert!(is_refused(span.part(5, 16).map(drop)) && is_refused(span.part(u64::MAX, 2).map(drop)));
     assert!(is_refused(stream.copy_in(&arena.whole(), &[0; 99])));
     assert!(is_refused(stream.copy_out(&mut [0; 101], &arena.whole())));
     let mut pinned = PinnedBytes::new(&context, 100).expect("100 bytes");

@@ -1,9 +1,12 @@
 //! An exact all-reduce in a plain program: the same bits for any number of members, over any transport.
 
+use bytes::Bytes;
 use elastic_collectives::local::{Fate, Hub};
+use elastic_collectives::reduce as sums_of;
 use elastic_collectives::{Group, GroupConfig, Leaf, LinkConfig, LinkEvent, Links, ReduceError, Reducer, Transport};
 use elastic_spec::frame::Body;
 use elastic_spec::layout::{BLOCK_FLOATS, Layout, Tail};
+use elastic_spec::tree::TreeNode;
 use elastic_spec::{Digest, JobId, Round, Shard, WorkerId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,4 +222,42 @@ async fn a_peer_that_missed_the_last_sum_gets_it_from_one_who_is_about_to_leave(
         _ => Fate::Deliver,
     });
     assert_eq!(reduce(local(&hub, 4), layout, 1).await, vec![alone; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sums_of_subtrees_give_the_bits_of_their_leaves_and_others_are_refused() {
+    let layout = Layout { floats: 300, block_floats: 32 };
+    let alone = reduce(local(&Hub::new(), 1), layout, 1).await[0];
+    let leaves: Vec<_> = (0..V)
+        .map(|shard| {
+            let (floats, tail) = leaf(layout, 0, shard);
+            (TreeNode::leaf(Shard(shard)), layout.cut(&floats, tail))
+        })
+        .collect();
+    let sum_of = |node: TreeNode, chunk: u32| {
+        let parts: Vec<_> = leaves.iter().map(|(leaf, chunks)| (*leaf, chunks[chunk as usize].clone())).collect();
+        sums_of::sum_under(layout, chunk, node, &parts).unwrap()
+    };
+    let (me, transport, events) = local(&Hub::new(), 1).remove(0);
+    let mut group = Group::join(transport, events, config(me, &[(me, String::new())], layout)).unwrap();
+    let halves = TreeNode::root(V).children().unwrap();
+    let sums = |nodes: &[TreeNode]| -> Vec<Vec<_>> {
+        (0..layout.chunks()).map(|chunk| nodes.iter().map(|node| (*node, sum_of(*node, chunk))).collect()).collect()
+    };
+    let whole = sums(&[halves.0, halves.1]);
+    for (wrong, why) in [
+        (whole[1..].to_vec(), "9 chunks where the group's layout has 10"),
+        (
+            whole.iter().cloned().rev().collect(),
+            "the part at node (level 5, index 0) has 72 bytes, and chunk 0 has 128",
+        ),
+        (
+            vec![vec![(TreeNode { level: 7, index: 0 }, Bytes::new())]; 10],
+            "node (level 7, index 0) is not of the group's tree",
+        ),
+    ] {
+        assert_eq!(group.reduce_sums(wrong, PATIENCE).await.unwrap_err().to_string(), why);
+    }
+    let chunks = group.reduce_sums(whole, PATIENCE).await.unwrap();
+    assert_eq!(Digest::of(&chunks.concat()), alone);
 }

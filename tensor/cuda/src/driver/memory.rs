@@ -63,6 +63,15 @@ impl Span {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// A part of it, from `at` on.
+    pub fn part(&self, at: u64, bytes: u64) -> Result<Span> {
+        let fits = at.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        if !fits {
+            return Err(CudaError::OutOfRange { what: "a part of a span", at, found: bytes, room: self.bytes });
+        }
+        Ok(Span { arena: Arc::clone(&self.arena), at: self.at + at, bytes })
+    }
 }
 
 impl Drop for Arena {

@@ -1,5 +1,6 @@
 // A driver without a GPU, for tests: what is "on the GPU" lies in the host's memory, streams run at once or record. A
-// stream that a library beside the driver has given work to (as NCCL does) runs in a thread of its own from then on.
+// stream that a library beside the driver has given work to (as NCCL does), or that waits for such a stream, runs in a
+// thread of its own from then on.
 //
 // It counts what is made and freed, keeps to the rules of recording, and fails at a chosen call with a chosen code,
 // so that every error path of the shell runs for real, through the linker. Of what the plain fake compiler makes it can run
@@ -155,16 +156,18 @@ static CUresult give(CUstream stream, Work work) {
 // Streams with threads.
 static CUstream threaded;
 static pthread_mutex_t threads = PTHREAD_MUTEX_INITIALIZER;
-// What the other library calls.
-static void call_on(void *to, void (*call)(void *), void *argument) {
-    CUstream stream = to;
+static void start_thread(CUstream stream) {
     pthread_mutex_lock(&threads);
     if (!stream->is_threaded) {
         stream->is_threaded = 1; stream->after = threaded; threaded = stream;
         pthread_create(&stream->thread, 0, serve, stream);
     }
     pthread_mutex_unlock(&threads);
-    give(stream, (Work){CALL_HOST, argument, .call = call});
+}
+// What the other library calls.
+static void call_on(void *to, void (*call)(void *), void *argument) {
+    start_thread(to);
+    give(to, (Work){CALL_HOST, argument, .call = call});
 }
 static int is_idle(CUstream stream) {
     pthread_mutex_lock(&stream->lock);
@@ -338,6 +341,7 @@ EXPORT CUresult cuStreamSynchronize(CUstream stream) { CALL; FORBIDDEN(stream); 
 EXPORT CUresult cuStreamQuery(CUstream stream) { CALL; FORBIDDEN(stream); return is_idle(stream) ? 0 : 600; }
 EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) {
     CALL; ABOUT(stream && event && !flags);
+    if (!stream->records && event->reached < event->asked) start_thread(stream);
     return give(stream, (Work){WAIT, .event = event, .marks = event->asked});
 }
 EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {

@@ -35,6 +35,9 @@ pub enum NcclError {
     Invitation(usize),
     #[error("{region} has {room} bytes, and the plan needs {needed}")]
     Room { region: String, room: usize, needed: usize },
+    /// Of a wire that is not NCCL's.
+    #[error("the links: {0}")]
+    Wire(String),
     #[error("the device: {0}")]
     Device(String),
 }

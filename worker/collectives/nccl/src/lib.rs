@@ -12,7 +12,7 @@
 //! | [`Nccl`] | the library: found, loaded, its version checked |
 //! | [`Communicator`] | the members of one view: made, used by one thread, aborted by any, closed in order |
 //! | [`round`], [`Adder`] | runs a plan on a communicator, and its sums on the GPU |
-//! | [`DeviceReduce`] | a round from GPU memory to GPU memory, by NCCL ([`NcclReduce`]) or by other means |
+//! | [`DeviceReduce`] | a round from GPU memory to GPU memory, by NCCL ([`NcclReduce`]) or our own links ([`StagedReduce`]) |
 //! | [`environment`] | what lets several ranks share one GPU |
 //! | [`selftest`] | what is to be run where there are a GPU and NCCL |
 //!
@@ -25,6 +25,7 @@ mod device_reduce;
 pub mod environment;
 mod error;
 pub mod ffi;
+mod group_wire;
 mod lending;
 mod library;
 pub mod meeting;
@@ -32,6 +33,7 @@ mod nccl_reduce;
 pub mod plan;
 pub mod round;
 pub mod selftest;
+mod staged;
 mod stream_wait;
 mod version;
 
@@ -40,7 +42,9 @@ pub use communicator::{Aborter, Communicator, Seat};
 pub use config::Config;
 pub use device_reduce::{Abort, DeviceReduce, Membership, Vectors};
 pub use error::{NcclError, Result};
+pub use group_wire::GroupWire;
 pub use library::{Nccl, OPTIONAL, UniqueId};
 pub use nccl_reduce::NcclReduce;
 pub use plan::{Plan, Spread, plan};
+pub use staged::{HostWire, StagedReduce};
 pub use version::{OLDEST, Version};

@@ -111,6 +111,12 @@ pub fn plan(view: &View, layout: Layout, rank: Rank, spread: Spread) -> Plan {
     }
 }
 
+/// Where a chunk lies in a flat vector.
+pub(crate) fn flat(layout: Layout, chunk: u32) -> Range<usize> {
+    let start = layout.range(chunk).start * 4;
+    start..start + layout.bytes(chunk)
+}
+
 struct Planner {
     layout: Layout,
     spread: Spread,
@@ -146,10 +152,8 @@ impl Planner {
         step
     }
 
-    /// Where a chunk lies in a flat vector.
     fn flat(&self, chunk: u32) -> Range<usize> {
-        let start = self.layout.range(chunk).start * 4;
-        start..start + self.layout.bytes(chunk)
+        flat(self.layout, chunk)
     }
 
     /// Contributions to the k-th chunk of each owner.

@@ -50,6 +50,10 @@ pub enum ReduceError {
     Shard(Shard),
     #[error("{found} floats where the group reduces {wanted}")]
     Length { found: usize, wanted: usize },
+    #[error("{found} chunks where the group's layout has {wanted}")]
+    Chunks { found: usize, wanted: usize },
+    #[error("node (level {}, index {}) is not of the group's tree", .0.level, .0.index)]
+    Node(TreeNode),
     #[error("waited {waited_ms} ms for {}", describe(.waits))]
     Late { waited_ms: u128, waits: Waiting },
     #[error("the group has ended")]
@@ -157,6 +161,43 @@ impl Group {
         }
     }
 
+    /// [`Reducer::exact_all_reduce`] for who has added up its leaves already: by chunk, the sums of full subtrees that
+    /// together are its leaves. Gives the finished chunks in their order. What an abort leaves is the same.
+    pub async fn reduce_sums(
+        &mut self,
+        sums: Vec<Vec<(TreeNode, Bytes)>>,
+        patience: Duration,
+    ) -> Result<Vec<Bytes>, ReduceError> {
+        self.check(&sums)?;
+        let (reply, done) = oneshot::channel();
+        let ask = Ask::Reduce { round: self.round, segments: sums, deadline: Instant::now() + patience, reply };
+        self.asks.send(ask).await.map_err(|_| ReduceError::Over)?;
+        let chunks = done.await.map_err(|_| ReduceError::Over)??;
+        self.round = self.round.next();
+        Ok(chunks)
+    }
+
+    /// A peer leaves alone what is not of its layout, and would wait for ever.
+    fn check(&self, sums: &[Vec<(TreeNode, Bytes)>]) -> Result<(), ReduceError> {
+        let Shape { shards, layout, .. } = self.shape;
+        let wanted = layout.chunks() as usize;
+        if sums.len() != wanted {
+            return Err(ReduceError::Chunks { found: sums.len(), wanted });
+        }
+        for (chunk, sums) in (0u32..).zip(sums) {
+            let wanted = layout.bytes(chunk);
+            for (node, payload) in sums {
+                if !node.is_within(shards) {
+                    return Err(ReduceError::Node(*node));
+                }
+                if payload.len() != wanted {
+                    return Err(SumError::Size { node: *node, chunk, bytes: payload.len(), wanted }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// By chunk, the sums of our maximal subtrees.
     fn segments(&self, leaves: &[Leaf<'_>]) -> Result<Vec<Vec<(TreeNode, Bytes)>>, ReduceError> {
         let Shape { shards, layout, .. } = self.shape;
@@ -189,11 +230,7 @@ impl Reducer for Group {
             return Err(ReduceError::Length { found: sum.len(), wanted: layout.floats });
         }
         let segments = self.segments(leaves)?;
-        let (reply, done) = oneshot::channel();
-        let ask = Ask::Reduce { round: self.round, segments, deadline: Instant::now() + self.patience, reply };
-        self.asks.send(ask).await.map_err(|_| ReduceError::Over)?;
-        let chunks = done.await.map_err(|_| ReduceError::Over)??;
-        self.round = self.round.next();
+        let chunks = self.reduce_sums(segments, self.patience).await?;
         Ok(layout.join(&chunks, sum))
     }
 }
