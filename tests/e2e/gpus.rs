@@ -87,6 +87,35 @@ fn a_gpt_has_the_same_bits_on_gpus_and_processors() {
 }
 
 #[test]
+fn a_model_of_ones_own_has_the_same_bits_on_gpus_and_processors() {
+    let program = match std::env::var_os("ELASTIC_OWN_MODEL_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => crate::cluster::elastic().with_file_name("own-model"),
+    };
+    check("own-model", &["--set", &format!("model.program={}", program.display()), "--set", "train.epochs=1"]);
+}
+
+#[test]
+fn jobs_in_bf16_have_the_same_bits_on_one_and_two_gpus_and_after_a_kill() {
+    for (example, length) in [("digits", "train.epochs=1"), ("gpt", "train.steps=3")] {
+        let with = |workers: &str, more: &[(&'static str, String)]| {
+            let sets = ["--set", length, "--set", "train.dtype=bf16", "--set", "resources.device=cuda"];
+            let args: Vec<&str> = sets.into_iter().chain(["--workers", workers]).collect();
+            trained(example, &args, &[with_gpu(), more.to_vec()].concat())
+        };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let kill = [
+            ("ELASTIC_FAIL", "after-contribute:2:kill".to_string()),
+            ("ELASTIC_FAIL_ONCE", dir.path().display().to_string()),
+        ];
+        let alone = with("1", &[]);
+        assert_same(&with("2", &[]), &alone);
+        assert_same(&with("2", &kill), &alone);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 1, "nobody was killed");
+    }
+}
+
+#[test]
 fn nodes_with_and_without_a_gpu_train_one_job_and_a_kill_on_either_costs_no_bit() {
     let args = ["--set", "train.epochs=8"];
     let alone = trained("digits", &["--set", "train.epochs=8", "--workers", "1"], &without_gpu());

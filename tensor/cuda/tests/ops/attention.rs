@@ -1,3 +1,5 @@
+//! Causal attention and its gradient.
+
 use crate::case::{Input, check, floats, given, random, special};
 use elastic_tensor::ops::*;
 

@@ -1,3 +1,5 @@
+//! Batch norm with what a plan puts behind it, and its gradient.
+
 use crate::case::{CALL, Call, Input, check, check_with, floats, given, ints, random, special};
 use elastic_spec::batch::IGNORE;
 use elastic_tensor::ops::*;

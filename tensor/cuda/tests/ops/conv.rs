@@ -1,3 +1,5 @@
+//! Convolutions and their gradients.
+
 use crate::case::{check, check_shards, floats, given, special};
 use elastic_tensor::ops::*;
 

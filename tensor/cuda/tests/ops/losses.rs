@@ -1,3 +1,5 @@
+//! Softmax, cross-entropy and their gradients.
+
 use crate::case::{CALL, Call, Input, check_with, floats, given, ints, random, special};
 use elastic_spec::batch::IGNORE;
 use elastic_tensor::ops::*;

@@ -1,3 +1,5 @@
+//! Matrix products, linear layers and their weight gradients.
+
 use crate::case::{check, check_shards, floats, given, special};
 use elastic_tensor::ops::*;
 

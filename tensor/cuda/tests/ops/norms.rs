@@ -1,3 +1,5 @@
+//! Layer norm, RMS norm and their gradients.
+
 use crate::case::{Input, check, check_shards, floats, given, random, special};
 use elastic_tensor::ops::*;
 
