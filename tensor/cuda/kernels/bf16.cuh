@@ -91,6 +91,9 @@ __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
 
 #endif
 
+// Which of a batch a block has. A loop over them would keep what they share in registers, which products need.
+__device__ __forceinline__ u32 block_of_batch() { return blockIdx.z * gridDim.y + blockIdx.y; }
+
 // Where eight numbers of a row lie in a matrix of rows of LENGTH numbers, so that neither eight rows at one place nor
 // one row's neighbours share a bank.
 template <u32 LENGTH>

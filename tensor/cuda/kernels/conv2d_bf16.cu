@@ -5,7 +5,7 @@
 // are planes of dy, columns (plane of x, tap), k is (sample of a shard, pixel of dy); each shard has a sum of its own.
 // What lies in the padding counts as 0, as on the processor: an infinite weight times it is NaN.
 //
-// Grid: x: tiles; y: parts of the input, or shards by turns.
+// Grid: x: tiles; y: parts of the input; or y and z together count shards.
 #include "conv2d.cuh"
 #include "gemm_bf16.cuh"
 
@@ -64,8 +64,8 @@ struct Windows : Share<T::COLUMNS, T::THREADS, ACROSS_K> {
 
 // Writes planes of the output. A bias is of each plane; a null pointer is none.
 template <class T>
-__device__ __forceinline__ void write(Product<T>& product, float* y, const float* bias, const Part& part, const Planes& to,
-                                      const Place& place) {
+__device__ __forceinline__ void write(
+    Product<T>& product, float* y, const float* bias, const Part& part, const Planes& to, const Place& place) {
     u32 points = part.points(), count = to.samples * points;
     // Points of a whole plane lie side by side, and two of them in one plane.
     bool is_aligned = part.every == 1 && to.size % 2 == 0 && (u64)y % 8 == 0;
@@ -107,7 +107,8 @@ __device__ __forceinline__ void correlate(float* y, const float* source, const f
 
 // The input's gradient, of a part of the input for each block along y; `packed` has `step` floats a part.
 template <class T>
-__device__ __forceinline__ void backward(float* dx, const float* dy, const float* packed, u64 step, const conv2d::Sizes& s) {
+__device__ __forceinline__ void backward(
+    float* dx, const float* dy, const float* packed, u64 step, const conv2d::Sizes& s) {
     u32 phases_across = s.stride < s.w ? s.stride : s.w, phase = blockIdx.y;
     u32 y = phase / phases_across, x = phase % phases_across;
     conv2d::Phase down(y, s.h, s.kh, s), across(x, s.w, s.kw, s);
@@ -215,33 +216,33 @@ __device__ __forceinline__ void grad_weight(float* leaves, const float* x, const
     u32 columns = s.inner * s.kh * s.kw, samples = s.samples / s.shards;
     Place place = Place::of<T>(blockIdx.x, s.outer, columns);
     Product<T> product;
-    for (u32 shard = blockIdx.y; shard < shards; shard += gridDim.y) {
-        u64 first = (u64)shard * samples;
-        Outputs<T> left(dy + first * s.outer * s.pixels.by, s, place.row);
-        Taps<T> right(x + first * s.inner * s.h * s.w, s, place.column);
-        bf16::multiply(product, left, right, samples * s.pixels.by);
-        float* leaf = leaves + (u64)shard * s.outer * columns;
-        product.neighbours([&](float sum, float next, u32 row, u32 column) {
-            if (row >= s.outer - place.row || column >= columns - place.column) return;
-            float* at = leaf + (u64)(place.row + row) * columns + place.column + column;
-            at[0] = one(sum);
-            if (column + 1 < columns - place.column) at[1] = one(next);
-        });
-    }
+    u32 shard = block_of_batch();
+    if (shard >= shards) return;
+    u64 first = (u64)shard * samples;
+    Outputs<T> left(dy + first * s.outer * s.pixels.by, s, place.row);
+    Taps<T> right(x + first * s.inner * s.h * s.w, s, place.column);
+    bf16::multiply(product, left, right, samples * s.pixels.by);
+    float* leaf = leaves + (u64)shard * s.outer * columns;
+    product.neighbours([&](float sum, float next, u32 row, u32 column) {
+        if (row >= s.outer - place.row || column >= columns - place.column) return;
+        float* at = leaf + (u64)(place.row + row) * columns + place.column + column;
+        at[0] = one(sum);
+        if (column + 1 < columns - place.column) at[1] = one(next);
+    });
 }
 
-#define CONVOLUTIONS(size, T)                                                                                        \
-    BOUNDED_KERNEL(T::THREADS, correlate_##size, float* y, const float* source, const float* weight, const float* bias, \
-                   const __grid_constant__ Part part, const __grid_constant__ Planes to) {                           \
-        correlate<T>(y, source, weight, bias, part, to);                                                             \
-    }                                                                                                                \
-    RESIDENT_KERNEL(T::THREADS, 384 / T::THREADS, phases_##size, float* dx, const float* dy, const float* packed, u64 step,             \
-                   const __grid_constant__ conv2d::Sizes s) {                                                        \
-        backward<T>(dx, dy, packed, step, s);                                                                        \
-    }                                                                                                                \
-    BOUNDED_KERNEL(T::THREADS, grad_weight_##size, float* leaves, const float* x, const float* dy,                   \
-                   const __grid_constant__ conv2d::Sizes s, u32 shards) {                                            \
-        grad_weight<T>(leaves, x, dy, s, shards);                                                                    \
+#define CONVOLUTIONS(size, T)                                                                                         \
+    BOUNDED_KERNEL(T::THREADS, correlate_##size, float* y, const float* source, const float* weight,                  \
+                   const float* bias, const __grid_constant__ Part part, const __grid_constant__ Planes to) {         \
+        correlate<T>(y, source, weight, bias, part, to);                                                              \
+    }                                                                                                                 \
+    RESIDENT_KERNEL(T::THREADS, 384 / T::THREADS, phases_##size, float* dx, const float* dy, const float* packed,     \
+                    u64 step, const __grid_constant__ conv2d::Sizes s) {                                              \
+        backward<T>(dx, dy, packed, step, s);                                                                         \
+    }                                                                                                                 \
+    BOUNDED_KERNEL(T::THREADS, grad_weight_##size, float* leaves, const float* x, const float* dy,                    \
+                   const __grid_constant__ conv2d::Sizes s, u32 shards) {                                             \
+        grad_weight<T>(leaves, x, dy, s, shards);                                                                     \
     }
 
 CONVOLUTIONS(large, Large)

@@ -16,7 +16,7 @@
 // other sample. The running maximum is a whole number, so that corrections are exact and P is rounded the same in any
 // tile.
 //
-// Grid: x: blocks of a head, those with most to do first; y: heads of all samples, by turns.
+// Grid: x: blocks of a head, those with most to do first; y and z together count the heads of all samples.
 #include "bf16.cuh"
 #include "math.cuh"
 
@@ -256,44 +256,44 @@ __device__ __forceinline__ void forward(float* y, float* sums, const u16* heads,
     Lane lane;
     u32 query = (gridDim.x - 1 - blockIdx.x) * ROWS;
     u32 end = query + ROWS < s.tokens ? query + ROWS : s.tokens;
-    for (u32 head = blockIdx.y; head < s.all_heads(); head += gridDim.y) {
-        const u16* of_q = heads + (u64)head * 3 * s.tokens * D;
-        const u16 *of_k = of_q + (u64)s.tokens * D, *of_v = of_k + (u64)s.tokens * D;
-        copy_rows<D, ROWS>(q, of_q, query, end);
-        copy_rows<D, SEEN>(keys, of_k, 0, end);
-        copy_rows<D, SEEN>(values, of_v, 0, end);
+    u32 head = bf16::block_of_batch();
+    if (head >= s.all_heads()) return;
+    const u16* of_q = heads + (u64)head * 3 * s.tokens * D;
+    const u16 *of_k = of_q + (u64)s.tokens * D, *of_v = of_k + (u64)s.tokens * D;
+    copy_rows<D, ROWS>(q, of_q, query, end);
+    copy_rows<D, SEEN>(keys, of_k, 0, end);
+    copy_rows<D, SEEN>(values, of_v, 0, end);
+    bf16::end_copies();
+    float out[D / 8][4];
+    clear(out);
+    Softmax softmax;
+    for (u32 key = 0, turn = 0; key < end; key += SEEN, turn ^= 1) {
+        if (key + SEEN < end) {
+            copy_rows<D, SEEN>(keys + (turn ^ 1) * SEEN * D, of_k, key + SEEN, end);
+            copy_rows<D, SEEN>(values + (turn ^ 1) * SEEN * D, of_v, key + SEEN, end);
+        }
         bf16::end_copies();
-        float out[D / 8][4];
-        clear(out);
-        Softmax softmax;
-        for (u32 key = 0, turn = 0; key < end; key += SEEN, turn ^= 1) {
-            if (key + SEEN < end) {
-                copy_rows<D, SEEN>(keys + (turn ^ 1) * SEEN * D, of_k, key + SEEN, end);
-                copy_rows<D, SEEN>(values + (turn ^ 1) * SEEN * D, of_v, key + SEEN, end);
-            }
-            bf16::end_copies();
-            bf16::wait_for_copies<1>();
-            __syncthreads();
-            if (key < query + lane.first + 16) {
-                float scores[SEEN / 8][4];
-                compare<D>(scores, q, lane.first, keys + turn * SEEN * D);
-                softmax.add<D>(scores, out, query, key, scale2);
-                mix<D>(out, scores, values + turn * SEEN * D);
-            }
-            __syncthreads();
+        bf16::wait_for_copies<1>();
+        __syncthreads();
+        if (key < query + lane.first + 16) {
+            float scores[SEEN / 8][4];
+            compare<D>(scores, q, lane.first, keys + turn * SEEN * D);
+            softmax.add<D>(scores, out, query, key, scale2);
+            mix<D>(out, scores, values + turn * SEEN * D);
         }
-        softmax.end();
-        float share[2];
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            float total = softmax.total[half];
-            share[half] = 1.0f / total;
-            u32 token = query + lane.row + half * 8;
-            if (lane.column == 0 && token < s.tokens)
-                sums[(u64)head * s.tokens + token] = softmax.top[half] + math::ln(total) * LOG2_E;
-        }
-        write<D>(y, out, share, query, head, 0, 1, s);
+        __syncthreads();
     }
+    softmax.end();
+    float share[2];
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        float total = softmax.total[half];
+        share[half] = 1.0f / total;
+        u32 token = query + lane.row + half * 8;
+        if (lane.column == 0 && token < s.tokens)
+            sums[(u64)head * s.tokens + token] = softmax.top[half] + math::ln(total) * LOG2_E;
+    }
+    write<D>(y, out, share, query, head, 0, 1, s);
 }
 
 // What the gradient reads besides q, k and v: dy rounded, (head, token, D), and along = rowsum(y dy), (head, token).
@@ -336,49 +336,49 @@ __device__ __forceinline__ void queries(Gradient g, Sizes s) {
     Lane lane;
     u32 query = (gridDim.x - 1 - blockIdx.x) * ROWS;
     u32 end = query + ROWS < s.tokens ? query + ROWS : s.tokens;
-    for (u32 head = blockIdx.y; head < s.all_heads(); head += gridDim.y) {
-        const u16* of_q = g.heads + (u64)head * 3 * s.tokens * D;
-        const u16 *of_k = of_q + (u64)s.tokens * D, *of_v = of_k + (u64)s.tokens * D;
-        copy_rows<D, ROWS>(q, of_q, query, end);
-        copy_rows<D, ROWS>(dy, g.dy + (u64)head * s.tokens * D, query, end);
-        copy_rows<D, TILE>(keys, of_k, 0, end);
-        copy_rows<D, TILE>(values, of_v, 0, end);
-        bf16::end_copies();
-        float sum[2], along[2], dq[D / 8][4];
+    u32 head = bf16::block_of_batch();
+    if (head >= s.all_heads()) return;
+    const u16* of_q = g.heads + (u64)head * 3 * s.tokens * D;
+    const u16 *of_k = of_q + (u64)s.tokens * D, *of_v = of_k + (u64)s.tokens * D;
+    copy_rows<D, ROWS>(q, of_q, query, end);
+    copy_rows<D, ROWS>(dy, g.dy + (u64)head * s.tokens * D, query, end);
+    copy_rows<D, TILE>(keys, of_k, 0, end);
+    copy_rows<D, TILE>(values, of_v, 0, end);
+    bf16::end_copies();
+    float sum[2], along[2], dq[D / 8][4];
 #pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 token = query + lane.row + half * 8;
-            sum[half] = token < s.tokens ? g.sums[(u64)head * s.tokens + token] : 0.0f;
-            along[half] = token < s.tokens ? g.along[(u64)head * s.tokens + token] : 0.0f;
-        }
-        clear(dq);
-        for (u32 key = 0, turn = 0; key < end; key += TILE, turn ^= 1) {
-            if (key + TILE < end) {
-                copy_rows<D, TILE>(keys + (turn ^ 1) * TILE * D, of_k, key + TILE, end);
-                copy_rows<D, TILE>(values + (turn ^ 1) * TILE * D, of_v, key + TILE, end);
-            }
-            bf16::end_copies();
-            bf16::wait_for_copies<1>();
-            __syncthreads();
-            if (key < query + lane.first + 16) {
-                float p[WIDE][4], slopes[WIDE][4];
-                compare<D>(p, q, lane.first, keys + turn * TILE * D);
-                compare<D>(slopes, dy, lane.first, values + turn * TILE * D);
-#pragma unroll
-                for (u32 i = 0; i < WIDE * 4; i++) {
-                    u32 half = i / 2 % 2;
-                    float x = bf16::power_of_two(fmaf(p[i / 4][i % 4], g.scale2, -sum[half]));
-                    float slope = x * (slopes[i / 4][i % 4] - along[half]) * g.scale;
-                    bool is_hidden = key + i / 4 * 8 + lane.column + i % 2 > query + lane.row + half * 8;
-                    slopes[i / 4][i % 4] = is_hidden ? 0.0f : slope;
-                }
-                mix<D>(dq, slopes, keys + turn * TILE * D);
-            }
-            __syncthreads();
-        }
-        const float one[2] = {1.0f, 1.0f};
-        write<D>(g.dqkv, dq, one, query, head, 0, 3, s);
+    for (u32 half = 0; half < 2; half++) {
+        u32 token = query + lane.row + half * 8;
+        sum[half] = token < s.tokens ? g.sums[(u64)head * s.tokens + token] : 0.0f;
+        along[half] = token < s.tokens ? g.along[(u64)head * s.tokens + token] : 0.0f;
     }
+    clear(dq);
+    for (u32 key = 0, turn = 0; key < end; key += TILE, turn ^= 1) {
+        if (key + TILE < end) {
+            copy_rows<D, TILE>(keys + (turn ^ 1) * TILE * D, of_k, key + TILE, end);
+            copy_rows<D, TILE>(values + (turn ^ 1) * TILE * D, of_v, key + TILE, end);
+        }
+        bf16::end_copies();
+        bf16::wait_for_copies<1>();
+        __syncthreads();
+        if (key < query + lane.first + 16) {
+            float p[WIDE][4], slopes[WIDE][4];
+            compare<D>(p, q, lane.first, keys + turn * TILE * D);
+            compare<D>(slopes, dy, lane.first, values + turn * TILE * D);
+#pragma unroll
+            for (u32 i = 0; i < WIDE * 4; i++) {
+                u32 half = i / 2 % 2;
+                float x = bf16::power_of_two(fmaf(p[i / 4][i % 4], g.scale2, -sum[half]));
+                float slope = x * (slopes[i / 4][i % 4] - along[half]) * g.scale;
+                bool is_hidden = key + i / 4 * 8 + lane.column + i % 2 > query + lane.row + half * 8;
+                slopes[i / 4][i % 4] = is_hidden ? 0.0f : slope;
+            }
+            mix<D>(dq, slopes, keys + turn * TILE * D);
+        }
+        __syncthreads();
+    }
+    const float one[2] = {1.0f, 1.0f};
+    write<D>(g.dqkv, dq, one, query, head, 0, 3, s);
 }
 
 // dK and dV. Scores are transposed, (key, query). WIDE: eights of queries in a tile.
@@ -392,56 +392,56 @@ __device__ __forceinline__ void keys(Gradient g, Sizes s) {
     float* along = sums + 2 * TILE;
     Lane lane;
     u32 key = blockIdx.x * ROWS;
-    for (u32 head = blockIdx.y; head < s.all_heads(); head += gridDim.y) {
-        const u16* of_q = g.heads + (u64)head * 3 * s.tokens * D;
-        const u16 *of_k = of_q + (u64)s.tokens * D, *of_v = of_k + (u64)s.tokens * D;
-        auto copy_tile = [&](u32 query, u32 turn) {
-            copy_rows<D, TILE>(q + turn * TILE * D, of_q, query, s.tokens);
-            copy_rows<D, TILE>(dy + turn * TILE * D, g.dy + (u64)head * s.tokens * D, query, s.tokens);
-            if (threadIdx.x < TILE) {
-                bool is_there = query + threadIdx.x < s.tokens;
-                u64 at = (u64)head * s.tokens + (is_there ? query + threadIdx.x : 0);
-                bf16::copy_four_later(sums + turn * TILE + threadIdx.x, g.sums + at, is_there);
-                bf16::copy_four_later(along + turn * TILE + threadIdx.x, g.along + at, is_there);
-            }
-        };
-        copy_rows<D, ROWS>(k, of_k, key, s.tokens);
-        copy_rows<D, ROWS>(v, of_v, key, s.tokens);
-        copy_tile(key, 0);
-        bf16::end_copies();
-        float dk[D / 8][4], dv[D / 8][4];
-        clear(dk);
-        clear(dv);
-        for (u32 query = key, turn = 0; query < s.tokens; query += TILE, turn ^= 1) {
-            if (query + TILE < s.tokens) copy_tile(query + TILE, turn ^ 1);
-            bf16::end_copies();
-            bf16::wait_for_copies<1>();
-            __syncthreads();
-            if (key + lane.first < query + TILE) {
-                float p[WIDE][4], slopes[WIDE][4];
-                compare<D>(p, k, lane.first, q + turn * TILE * D);
-#pragma unroll
-                for (u32 i = 0; i < WIDE * 4; i++) {
-                    u32 column = i / 4 * 8 + lane.column + i % 2;
-                    float x = bf16::power_of_two(fmaf(p[i / 4][i % 4], g.scale2, -sums[turn * TILE + column]));
-                    p[i / 4][i % 4] = key + lane.row + i / 2 % 2 * 8 > query + column ? 0.0f : x;
-                }
-                mix<D>(dv, p, dy + turn * TILE * D);
-                compare<D>(slopes, v, lane.first, dy + turn * TILE * D);
-#pragma unroll
-                for (u32 i = 0; i < WIDE * 4; i++) {
-                    u32 column = i / 4 * 8 + lane.column + i % 2;
-                    float slope = p[i / 4][i % 4] * (slopes[i / 4][i % 4] - along[turn * TILE + column]) * g.scale;
-                    slopes[i / 4][i % 4] = key + lane.row + i / 2 % 2 * 8 > query + column ? 0.0f : slope;
-                }
-                mix<D>(dk, slopes, q + turn * TILE * D);
-            }
-            __syncthreads();
+    u32 head = bf16::block_of_batch();
+    if (head >= s.all_heads()) return;
+    const u16* of_q = g.heads + (u64)head * 3 * s.tokens * D;
+    const u16 *of_k = of_q + (u64)s.tokens * D, *of_v = of_k + (u64)s.tokens * D;
+    auto copy_tile = [&](u32 query, u32 turn) {
+        copy_rows<D, TILE>(q + turn * TILE * D, of_q, query, s.tokens);
+        copy_rows<D, TILE>(dy + turn * TILE * D, g.dy + (u64)head * s.tokens * D, query, s.tokens);
+        if (threadIdx.x < TILE) {
+            bool is_there = query + threadIdx.x < s.tokens;
+            u64 at = (u64)head * s.tokens + (is_there ? query + threadIdx.x : 0);
+            bf16::copy_four_later(sums + turn * TILE + threadIdx.x, g.sums + at, is_there);
+            bf16::copy_four_later(along + turn * TILE + threadIdx.x, g.along + at, is_there);
         }
-        const float one[2] = {1.0f, 1.0f};
-        write<D>(g.dqkv, dk, one, key, head, 1, 3, s);
-        write<D>(g.dqkv, dv, one, key, head, 2, 3, s);
+    };
+    copy_rows<D, ROWS>(k, of_k, key, s.tokens);
+    copy_rows<D, ROWS>(v, of_v, key, s.tokens);
+    copy_tile(key, 0);
+    bf16::end_copies();
+    float dk[D / 8][4], dv[D / 8][4];
+    clear(dk);
+    clear(dv);
+    for (u32 query = key, turn = 0; query < s.tokens; query += TILE, turn ^= 1) {
+        if (query + TILE < s.tokens) copy_tile(query + TILE, turn ^ 1);
+        bf16::end_copies();
+        bf16::wait_for_copies<1>();
+        __syncthreads();
+        if (key + lane.first < query + TILE) {
+            float p[WIDE][4], slopes[WIDE][4];
+            compare<D>(p, k, lane.first, q + turn * TILE * D);
+#pragma unroll
+            for (u32 i = 0; i < WIDE * 4; i++) {
+                u32 column = i / 4 * 8 + lane.column + i % 2;
+                float x = bf16::power_of_two(fmaf(p[i / 4][i % 4], g.scale2, -sums[turn * TILE + column]));
+                p[i / 4][i % 4] = key + lane.row + i / 2 % 2 * 8 > query + column ? 0.0f : x;
+            }
+            mix<D>(dv, p, dy + turn * TILE * D);
+            compare<D>(slopes, v, lane.first, dy + turn * TILE * D);
+#pragma unroll
+            for (u32 i = 0; i < WIDE * 4; i++) {
+                u32 column = i / 4 * 8 + lane.column + i % 2;
+                float slope = p[i / 4][i % 4] * (slopes[i / 4][i % 4] - along[turn * TILE + column]) * g.scale;
+                slopes[i / 4][i % 4] = key + lane.row + i / 2 % 2 * 8 > query + column ? 0.0f : slope;
+            }
+            mix<D>(dk, slopes, q + turn * TILE * D);
+        }
+        __syncthreads();
     }
+    const float one[2] = {1.0f, 1.0f};
+    write<D>(g.dqkv, dk, one, key, head, 1, 3, s);
+    write<D>(g.dqkv, dv, one, key, head, 2, 3, s);
 }
 
 // How many blocks share a multiprocessor: softmax waits for products, and others' products fill the gap.

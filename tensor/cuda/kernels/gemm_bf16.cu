@@ -1,49 +1,24 @@
 // C = A B (+ bias) on tensor cores, see `gemm_bf16.cuh`: A, B, bias and C are f32 in memory.
 //
-// a: (batch, m, k) or, stored transposed, (batch, k, m); b: (batch, k, n) or (batch, n, k); bias: (n), added to finished
-// sums; c: (batch, m, n). Functions are named by the tile and by how A and B are stored: n as they are multiplied, t
-// transposed.
+// a: (batch, m, k) or, stored transposed, (batch, k, m); b: (batch, k, n) or (batch, n, k); bias: (n), added to
+// finished sums; c: (batch, m, n). Functions are named by the tile and by how A and B are stored: n as they are
+// multiplied, t transposed.
 //
-// Grid: x: tiles; y: batch, by turns.
+// Grid: x: tiles; y and z together count the batch.
 #include "gemm_bf16.cuh"
 
 using namespace bf16;
-
-struct Sizes {
-    u32 m, n, k, batches;
-};
-
-template <class T>
-__device__ __forceinline__ void write(Product<T>& product, float* c, const float* bias, const Place& place, const Sizes& sizes) {
-    bool is_aligned = sizes.n % 2 == 0 && (u64)c % 8 == 0;
-    product.neighbours([&](float sum, float next, u32 row, u32 column) {
-        u32 left = sizes.n - place.column;
-        if (row >= sizes.m - place.row || column >= left) return;
-        float* at = c + (u64)(place.row + row) * sizes.n + place.column + column;
-        bool is_pair = column + 1 < left;
-        if (bias) {
-            sum += bias[place.column + column];
-            if (is_pair) next += bias[place.column + column + 1];
-        }
-        if (is_aligned) {
-            *reinterpret_cast<float2*>(at) = make_float2(one(sum), one(next));
-        } else {
-            at[0] = one(sum);
-            if (is_pair) at[1] = one(next);
-        }
-    });
-}
 
 template <class T, Order A_ORDER, Order B_ORDER>
 __device__ __forceinline__ void multiply(float* c, const float* a, const float* b, const float* bias, Sizes s) {
     Place place = Place::of<T>(blockIdx.x, s.m, s.n);
     Product<T> product;
-    for (u32 batch = blockIdx.y; batch < s.batches; batch += gridDim.y) {
-        Matrix<T::ROWS, T::THREADS, A_ORDER> of_a(a + (u64)batch * s.k * s.m, s.m, s.k, place.row);
-        Matrix<T::COLUMNS, T::THREADS, B_ORDER> of_b(b + (u64)batch * s.k * s.n, s.n, s.k, place.column);
-        bf16::multiply(product, of_a, of_b, s.k);
-        write(product, c + (u64)batch * s.m * s.n, bias, place, s);
-    }
+    u32 batch = block_of_batch();
+    if (batch >= s.batches) return;
+    Matrix<T::ROWS, T::THREADS, A_ORDER> of_a(a + (u64)batch * s.k * s.m, s.m, s.k, place.row);
+    Matrix<T::COLUMNS, T::THREADS, B_ORDER> of_b(b + (u64)batch * s.k * s.n, s.n, s.k, place.column);
+    bf16::multiply(product, of_a, of_b, s.k);
+    write(product, c + (u64)batch * s.m * s.n, bias, place, s);
 }
 
 #define GEMM(name, T, A_ORDER, B_ORDER)                                                                              \

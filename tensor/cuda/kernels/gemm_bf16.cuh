@@ -18,6 +18,10 @@ static const u32 STEP = 32;
 // share operands in the second-level cache.
 static const u32 BAND = 16;
 
+struct Sizes {
+    u32 m, n, k, batches;
+};
+
 // How an operand's numbers follow one another in memory, and so in shared memory.
 enum Order { ALONG_K, ACROSS_K };
 
@@ -210,5 +214,28 @@ __device__ __forceinline__ void multiply(Product<T>& product, A& a, B& b, u32 k)
 
 // The instruction's NaN has bits of its own.
 __device__ __forceinline__ float one(float x) { return x == x ? x : one_nan(); }
+
+// Writes a tile of C (m, n). A null pointer is no bias.
+template <class T>
+__device__ __forceinline__ void write(
+    Product<T>& product, float* c, const float* bias, const Place& place, const Sizes& sizes) {
+    bool is_aligned = sizes.n % 2 == 0 && (u64)c % 8 == 0;
+    product.neighbours([&](float sum, float next, u32 row, u32 column) {
+        u32 left = sizes.n - place.column;
+        if (row >= sizes.m - place.row || column >= left) return;
+        float* at = c + (u64)(place.row + row) * sizes.n + place.column + column;
+        bool is_pair = column + 1 < left;
+        if (bias) {
+            sum += bias[place.column + column];
+            if (is_pair) next += bias[place.column + column + 1];
+        }
+        if (is_aligned) {
+            *reinterpret_cast<float2*>(at) = make_float2(one(sum), one(next));
+        } else {
+            at[0] = one(sum);
+            if (is_pair) at[1] = one(next);
+        }
+    });
+}
 
 }  // namespace bf16

@@ -32,6 +32,12 @@ impl Program {
         Ok(Program { launches, steps })
     }
 
+    /// Of launches as they are.
+    pub fn of_launches(launches: Launches) -> Program {
+        let all = 0..launches.list.len();
+        Program { launches, steps: vec![all] }
+    }
+
     pub fn launches(&self) -> &Launches {
         &self.launches
     }

@@ -1,5 +1,6 @@
 //! Causal attention of a bf16 job: `kernels/flash_bf16.cu`.
 
+use super::gemm_bf16::over_y_and_z;
 use super::{At, Given, Launches, NoKernel, Site, given, numbers};
 use crate::driver::LaunchShape;
 use elastic_tensor::graph::Type;
@@ -112,6 +113,7 @@ impl Sizes {
         self.scale() * std::f32::consts::LOG2_E
     }
 
+    /// Blocks along x, and heads by turns.
     fn grid(self, blocks: usize, heads: usize) -> [u32; 3] {
         [blocks as u32, heads.min(HEAD_BLOCKS_MAX) as u32, 1]
     }
@@ -135,7 +137,8 @@ impl Sizes {
     /// each.
     fn blocks(self, own: usize, tile: usize, more_bytes: usize) -> LaunchShape {
         let shared_bytes = 2 * (own * ROWS + 4 * tile) * self.length.numbers() + more_bytes;
-        let grid = self.grid(self.tokens.div_ceil(ROWS), self.all_heads());
+        let [y, z] = over_y_and_z(self.all_heads());
+        let grid = [self.tokens.div_ceil(ROWS) as u32, y, z];
         LaunchShape { grid, block: [THREADS, 1, 1], shared_bytes: shared_bytes as u32 }
     }
 }

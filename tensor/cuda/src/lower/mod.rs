@@ -12,6 +12,7 @@ mod each;
 mod flash;
 mod gather;
 mod gemm;
+pub mod gemm_bf16;
 mod losses;
 mod matrix;
 mod norms;

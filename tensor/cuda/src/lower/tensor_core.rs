@@ -8,8 +8,8 @@ use super::basic::climb;
 use super::conv2d;
 use super::flash;
 use super::gemm::Tile;
-use super::{At, Given, Launches, NoKernel, Site, given, numbers};
-use crate::driver::LaunchShape;
+use super::gemm_bf16::{Gemm, Operand, Stored};
+use super::{At, Launches, NoKernel, Site, given, numbers};
 use elastic_tensor::ops::{BatchMatMul, MatMul, Op};
 use std::ops::Range;
 
@@ -45,118 +45,39 @@ pub(super) fn lower(op: &Op, site: &Site<'_>, to: &mut Launches) -> Result<(), N
     Ok(())
 }
 
-/// How a matrix lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stored {
-    AsMultiplied,
-    Transposed,
-}
-
-impl Stored {
-    fn of(is_transposed: bool) -> Stored {
-        if is_transposed { Stored::Transposed } else { Stored::AsMultiplied }
-    }
-}
-
-/// C (m, n) = A (m, k) B (k, n) + bias (n), `batches` times one behind the other.
-#[derive(Clone, Copy, Debug)]
-struct Gemm {
-    a: At,
-    a_stored: Stored,
-    b: At,
-    b_stored: Stored,
-    bias: Option<At>,
-    m: usize,
-    n: usize,
-    k: usize,
-    batches: usize,
-}
-
-/// Columns of C from which on a tile is 128 by 128, else 64 by 64. No bit hangs on it.
-const LARGE_FROM: usize = 513;
-/// Most blocks along y.
-const BATCH_BLOCKS_MAX: usize = 65_535;
-
-impl Gemm {
-    fn launch(self, c: At, to: &mut Launches) {
-        let size = |axis: usize| u32::try_from(axis).expect("an axis of a matrix has fewer than 2^32 elements");
-        let is_large = self.n >= LARGE_FROM;
-        let function = match (is_large, self.a_stored, self.b_stored) {
-            (true, Stored::AsMultiplied, Stored::AsMultiplied) => "large_nn",
-            (true, Stored::AsMultiplied, Stored::Transposed) => "large_nt",
-            (true, Stored::Transposed, Stored::AsMultiplied) => "large_tn",
-            (true, Stored::Transposed, Stored::Transposed) => "large_tt",
-            (false, Stored::AsMultiplied, Stored::AsMultiplied) => "small_nn",
-            (false, Stored::AsMultiplied, Stored::Transposed) => "small_nt",
-            (false, Stored::Transposed, Stored::AsMultiplied) => "small_tn",
-            (false, Stored::Transposed, Stored::Transposed) => "small_tt",
-        };
-        let (side, threads) = if is_large { (128, 256) } else { (64, 128) };
-        let tiles = size(self.m.div_ceil(side) * self.n.div_ceil(side));
-        let grid = [tiles, size(self.batches.min(BATCH_BLOCKS_MAX)), 1];
-        let shape = LaunchShape { grid, block: [threads, 1, 1], shared_bytes: 0 };
-        let bias = self.bias.map_or(Given::U64(0), Given::At);
-        let [m, n, k, batches] = [self.m, self.n, self.k, self.batches].map(size);
-        to.push("gemm_bf16", function, shape, given![c, self.a, self.b, bias, m, n, k, batches]);
-    }
-}
-
 fn matmul(op: &MatMul, site: &Site<'_>, to: &mut Launches) {
     let (out, (rows, columns)) = (&site.out_types[0].shape, site.types[0].rows_cols());
-    let gemm = Gemm {
-        a: site.x[0],
-        a_stored: Stored::of(op.a_transposed),
-        b: site.x[1],
-        b_stored: Stored::of(op.b_transposed),
-        bias: None,
-        m: out[0],
-        n: out[1],
-        k: if op.a_transposed { rows } else { columns },
-        batches: 1,
-    };
-    gemm.launch(site.y[0], to);
+    let [a, b] = operands(site, op.a_transposed, op.b_transposed);
+    let k = if op.a_transposed { rows } else { columns };
+    Gemm { a, b, bias: None, m: out[0], n: out[1], k, batches: 1 }.launch(site.y[0], to);
 }
 
 fn batch_matmul(op: &BatchMatMul, site: &Site<'_>, to: &mut Launches) {
     let (out, left) = (&site.out_types[0].shape, &site.types[0].shape);
-    let gemm = Gemm {
-        a: site.x[0],
-        a_stored: Stored::of(op.a_transposed),
-        b: site.x[1],
-        b_stored: Stored::of(op.b_transposed),
-        bias: None,
-        m: out[1],
-        n: out[2],
-        k: if op.a_transposed { left[1] } else { left[2] },
-        batches: out[0],
-    };
-    gemm.launch(site.y[0], to);
+    let [a, b] = operands(site, op.a_transposed, op.b_transposed);
+    let k = if op.a_transposed { left[1] } else { left[2] };
+    Gemm { a, b, bias: None, m: out[1], n: out[2], k, batches: out[0] }.launch(site.y[0], to);
 }
 
 fn linear(site: &Site<'_>, to: &mut Launches) {
     let ((m, k), n) = (site.types[0].rows_cols(), site.types[1].shape[0]);
-    let (a_stored, b_stored) = (Stored::AsMultiplied, Stored::Transposed);
-    let bias = site.x.get(2).copied();
-    Gemm { a: site.x[0], a_stored, b: site.x[1], b_stored, bias, m, n, k, batches: 1 }.launch(site.y[0], to);
+    let [a, b] = operands(site, false, true);
+    Gemm { a, b, bias: site.x.get(2).copied(), m, n, k, batches: 1 }.launch(site.y[0], to);
+}
+
+fn operands(site: &Site<'_>, a_transposed: bool, b_transposed: bool) -> [Operand; 2] {
+    let operand = |i, is_transposed| Operand { at: site.x[i], stored: Stored::of(is_transposed) };
+    [operand(0, a_transposed), operand(1, b_transposed)]
 }
 
 fn linear_grad_weight(site: &Site<'_>, to: &mut Launches) {
     let ((rows, m), n) = (site.types[0].rows_cols(), site.types[1].shape[1]);
-    let leaf = Gemm {
-        a: site.x[0],
-        a_stored: Stored::Transposed,
-        b: site.x[1],
-        b_stored: Stored::AsMultiplied,
-        bias: None,
-        m,
-        n,
-        k: rows / site.shards,
-        batches: site.shards,
-    };
+    let ([a, b], k) = (operands(site, true, false), rows / site.shards);
     sum_over_shards(m * n, site.shards, site.y[0], to, |shards, leaves, to| {
-        let first = shards.start * leaf.k;
-        let (a, b) = (leaf.a.plus(first * m), leaf.b.plus(first * n));
-        Gemm { a, b, batches: shards.len(), ..leaf }.launch(leaves, to);
+        let first = shards.start * k;
+        let a = Operand { at: a.at.plus(first * m), ..a };
+        let b = Operand { at: b.at.plus(first * n), ..b };
+        Gemm { a, b, bias: None, m, n, k, batches: shards.len() }.launch(leaves, to);
     });
 }
 

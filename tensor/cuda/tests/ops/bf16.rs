@@ -4,11 +4,15 @@
 //! most k roundings of 2^-24 of the sum of their sizes, and so the two are apart by at most twice that. The sum of
 //! sizes is what the processor gives for inputs without signs.
 
-use crate::case::{CALL, Call, Case, Input, floats, given, random};
+use crate::case::{CALL, Call, Case, Input, bytes_of, floats, given, random, run_program};
 use crate::conv::{SIZES, Sizes};
+use elastic_cuda::lower::gemm_bf16::{Gemm, Operand, Stored, Way};
+use elastic_cuda::lower::{At, Launches, Region};
+use elastic_cuda::program::Program;
 use elastic_spec::job::Dtype;
 use elastic_tensor::mixed::Mixed;
 use elastic_tensor::ops::*;
+use std::collections::BTreeMap;
 
 fn without_signs(input: &Input) -> Input {
     match input {
@@ -58,6 +62,8 @@ fn each_of_a_batch_is_multiplied_by_itself() {
         near(CALL, k, op(), &[floats(&a), floats(&b)]);
         near(CALL, k, op(), &[floats(&[0, a[1], a[2]]), floats(&[0, b[1], b[2]])]);
     }
+    // More than a grid has along one axis.
+    near(CALL, 1, Op::BatchMatMul(BatchMatMul::default()), &[floats(&[65_537, 1, 1]), floats(&[65_537, 1, 2])]);
 }
 
 #[test]
@@ -105,17 +111,33 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
     }
 }
 
+/// A product made one way.
+fn by(way: Way, gemm: Gemm, inputs: &[f32]) -> Vec<f32> {
+    let mut launches = Launches::default();
+    gemm.launch_by(way, At::start(Region::Out), &mut launches);
+    let out = vec![0xff; 4 * gemm.batches * gemm.m * gemm.n];
+    let contents = BTreeMap::from([(Region::State, bytes_of(inputs)), (Region::Out, out)]);
+    run_program(&Program::of_launches(launches), contents).unwrap_or_else(|error| panic!("{way:?}: {error}"))
+}
+
 #[test]
-fn no_bit_hangs_on_the_size_of_a_tile() {
-    let (rows, inner, out) = (66, 100, 520);
-    let (x, w) = (floats(&[rows, inner]), random("w", out * inner));
-    let product = |out: usize| {
-        let w = given(&[out, inner], w[..out * inner].to_vec());
-        on_gpu(CALL, Op::Linear(Linear), &[x.clone(), w])
-    };
-    let (large, small) = (product(520), product(500));
-    for (row, small) in small.chunks_exact(500).enumerate() {
-        assert_eq!(bits(small), bits(&large[row * 520..][..500]), "row {row}");
+fn every_way_to_make_a_product_gives_the_same_bits() {
+    // Rows of 8 numbers and of others, at places that 16 bytes divide and at others.
+    for (m, n, k, batches, first) in
+        [(1, 1, 1, 1, 0), (150, 264, 40, 1, 0), (129, 257, 100, 2, 1), (40, 20, 33, 3, 3), (136, 264, 200, 1, 0)]
+    {
+        let (a_len, b_len) = (batches * m * k, batches * k * n);
+        let inputs = random("inputs", first + a_len + b_len + n);
+        let at = |number| At::start(Region::State).plus(number);
+        for stored in [false, true].into_iter().flat_map(|a| [false, true].map(|b| [a, b].map(Stored::of))) {
+            let a = Operand { at: at(first), stored: stored[0] };
+            let b = Operand { at: at(first + a_len), stored: stored[1] };
+            let gemm = Gemm { a, b, bias: Some(at(first + a_len + b_len)), m, n, k, batches };
+            let [small, others @ ..] = Way::ALL.map(|way| bits(&by(way, gemm, &inputs)));
+            for (way, other) in Way::ALL[1..].iter().zip(others) {
+                assert!(small == other, "{way:?} of {gemm:?}");
+            }
+        }
     }
 }
 

@@ -220,18 +220,27 @@ fn said(input: &Input) -> String {
 fn on_gpu(case: &Case, dtype: Dtype) -> Result<Vec<f32>, String> {
     let Case { call, plan, state, tokens, len, .. } = case;
     let program = Program::of(plan, dtype, call.shards, call.samples).map_err(|error| error.to_string())?;
-    let (loaded, stream) = (&DEVICE.loaded, &DEVICE.stream);
-    let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
     let slots: Vec<u8> = call.slots().iter().flat_map(|slot| slot.to_ne_bytes()).collect();
     let contents = BTreeMap::from([
         (Region::Arena, vec![0xff; 4 * plan.arena]),
-        (Region::State, floats(state)),
+        (Region::State, bytes_of(state)),
         (Region::Out, vec![0xff; 4 * len]),
         (Region::Targets, tokens.iter().flat_map(|x| x.to_ne_bytes()).collect()),
         (Region::Slots, slots),
         (Region::Call, elastic_cuda::call::bytes(call.seed, call.step, call.scale, call.label_smoothing).to_vec()),
-        (Region::Room, vec![0xff; program.room_bytes() as usize]),
     ]);
+    run_program(&program, contents)
+}
+
+pub fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_ne_bytes()).collect()
+}
+
+/// Runs a program on regions with these contents as often as the device says, and gives what is in `Region::Out` then.
+/// Writes to the state are a fault.
+pub fn run_program(program: &Program, mut contents: BTreeMap<Region, Vec<u8>>) -> Result<Vec<f32>, String> {
+    let (loaded, stream) = (&DEVICE.loaded, &DEVICE.stream);
+    contents.insert(Region::Room, vec![0xff; program.room_bytes() as usize]);
     let mut first: Option<Vec<u8>> = None;
     for _ in 0..DEVICE.repeats {
         let mut arenas = BTreeMap::new();
@@ -242,11 +251,12 @@ fn on_gpu(case: &Case, dtype: Dtype) -> Result<Vec<f32>, String> {
         }
         let base = |region| arenas.get(&region).map_or(0, |arena| arena.whole().address());
         let bound = program.bind(loaded, base).map_err(|error| error.to_string())?;
-        // SAFETY: the regions have the sizes that plan and program say, and live until the copy below has waited.
+        // SAFETY: the regions have the sizes that the caller's plan and the program say, and live until the copy below
+        // has waited.
         unsafe { bound.run(stream) }.map_err(|error| error.to_string())?;
-        let mut out = vec![0; 4 * len];
+        let mut out = vec![0; contents[&Region::Out].len()];
         stream.copy_out(&mut out, &arenas[&Region::Out].whole()).map_err(|error| error.to_string())?;
-        let mut after = vec![0; 4 * state.len()];
+        let mut after = vec![0; contents[&Region::State].len()];
         stream.copy_out(&mut after, &arenas[&Region::State].whole()).map_err(|error| error.to_string())?;
         assert!(after == contents[&Region::State], "a kernel writes to its outputs and to nothing else");
         assert!(first.as_ref().is_none_or(|first| *first == out), "the same bits each time");
