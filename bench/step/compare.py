@@ -13,6 +13,8 @@ A ratio is PyTorch's time over ours: above 1 we are faster. The price of exactne
 price and GFLOP/s are those of the best turns. Memory is what our step needs besides state and moments (the planned arena
 and one gradient), over the peak of live bytes that PyTorch's profiler sees in a step, in which gradients are made too.
 The last line is JSON with --json.
+
+With --device cuda it is another comparison: see gpu.py.
 """
 
 import argparse
@@ -24,16 +26,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-OURS = os.environ.get("ELASTIC_STEP_BIN", str(ROOT / "target" / "release" / "examples" / "step"))
-LOSS_OFF_MAX = 1e-4
-# bfloat16 keeps 8 bits: the two sides round at other places (PyTorch under autocast rounds results as well).
-LOSS_OFF_MAX_BF16 = 2e-2
-TURN_S = 0.4
-PAUSE_S = 0.1
+from side import HERE, LOSS_OFF_MAX, OURS, Side
 
 # (row, model, batch, threads, shards of ours, multiply-adds of one sample's forward pass in products)
 ROWS = [
@@ -52,53 +46,6 @@ MACS = {
 }
 
 
-class Side:
-    """A process that makes steps when it is asked to."""
-
-    def __init__(self, command, threads):
-        # Idle threads of OpenMP spin for some milliseconds and then sleep: PAUSE_S keeps them out of the other's turn.
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-        self.name = " ".join(command[:3])
-        self.cpu = []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        self.first = self.answer()
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended with {self.process.wait()} and no answer")
-        return json.loads(line)
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def end(self):
-        self.process.stdin.close()
-        self.process.wait(30)
-
-    def turn(self):
-        """The median step of a turn; short steps are made warm first."""
-        time.sleep(PAUSE_S)
-        if self.steps > 1:
-            self.ask("run 1")
-        before = self.cpu_ms()
-        ms = statistics.median(self.ask(f"run {self.steps}")["ms"])
-        self.cpu.append((self.cpu_ms() - before) / self.steps)
-        return ms
-
-    def cpu_ms(self):
-        """What the process's first thread has had of a core; the kernel counts it in ns."""
-        return int(pathlib.Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e6
-
-    def choose_steps(self):
-        ms = self.ask("run 1")["ms"][0]
-        if ms < TURN_S * 1000:
-            ms = min(self.ask("run 5")["ms"])
-        self.steps = max(1, min(200, round(TURN_S * 1000 / ms)))
-
-
 def start(model, dtype, batch, threads, shards, folder):
     ours = {v: Side([OURS, model, dtype, str(threads), str(v), str(batch)], threads) for v in shards}
     refused = next((side.first["unsupported"] for side in ours.values() if "unsupported" in side.first), None)
@@ -114,7 +61,7 @@ def start(model, dtype, batch, threads, shards, folder):
 
 def check(row, dtype, ours, peer):
     """The same parameters, and from the same weights the same first loss."""
-    limit = LOSS_OFF_MAX if dtype == "f32" else LOSS_OFF_MAX_BF16
+    limit = LOSS_OFF_MAX[dtype]
     for shards, side in ours.items():
         assert side.first["params"] == peer.first["params"], f"{row}: {side.first} and PyTorch's {peer.first}"
         loss, wanted = side.ask("run 1")["loss"][0], peer.ask(f"loss {shards}")["loss"]
@@ -175,7 +122,13 @@ def main():
     parser.add_argument("--threads", type=int, choices=(1, 2), help="rows of so many threads")
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="rows of this dtype")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides compute (cpu)")
+    parser.add_argument("--steps", type=int, help="with cuda: steps of a turn, in place of what the row has")
     options = parser.parse_args()
+    if options.device == "cuda":
+        import gpu
+
+        return gpu.compare(options)
     import torch
 
     chosen = [row for row in ROWS if row[0].startswith(options.only or "") and options.threads in (None, row[3])]

@@ -1,10 +1,13 @@
 """PyTorch's side of the step: eager, the fastest plain way there is on a CPU. Speaks our example's protocol.
 
-    peer.py MODEL DTYPE THREADS BATCH WEIGHTS
+    peer.py MODEL DTYPE THREADS BATCH WEIGHTS [DEVICE WAY]
 
 WEIGHTS is what our side exported: initial parameters by name, `x` and `y`. Commands on stdin, a line of JSON each:
 `loss V` gives the loss of the initial weights with batch norm over V parts of the batch; `run N` makes N steps;
 `memory N` gives the most bytes that were live at once of what N steps allocated.
+
+DEVICE is cpu or cuda. WAY is eager, compile, graphs (compiled, and replayed as CUDA graphs), or padded (compiled, with a
+vocabulary rounded up to a multiple of 64, as those who care for speed have it: the work is then not quite ours).
 """
 
 import itertools
@@ -93,6 +96,11 @@ class Gpt(nn.Module):
         self.h = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
 
+    def pad_vocabulary(self):
+        """Rows of zeros behind the last token's, up to a multiple of 64."""
+        weight = self.wte.weight.detach()
+        self.wte = nn.Embedding.from_pretrained(F.pad(weight, (0, 0, 0, -len(weight) % 64)), freeze=False)
+
     def forward(self, tokens):
         x = self.wte(tokens) + self.wpe.weight
         for layer in self.h:
@@ -103,11 +111,13 @@ class Gpt(nn.Module):
 # tensor/models/examples/step/rows.rs has the same table.
 MODELS = {
     "gpt": lambda: Gpt(6, 8, 256, 256, 256),
+    "gpt2": lambda: Gpt(12, 12, 768, 1024, 50257),
     "cnn": lambda: Cnn(3, 64, 64, 128, 128, last=128 * 2 * 2),
     "mlp": lambda: Mlp(784, 512, 512, 10),
     "digits": lambda: Mlp(64, 128, 10),
 }
-CLIP = {"gpt": 1.0, "digits": 1.0}
+CLIP = {"gpt": 1.0, "gpt2": 1.0, "digits": 1.0}
+COMPILED = {"compile": {}, "padded": {}, "graphs": {"mode": "reduce-overhead"}}
 
 
 def optimizer(name, model):
@@ -121,9 +131,10 @@ def optimizer(name, model):
 
 
 class Steps:
-    def __init__(self, name, dtype, batch, weights):
+    def __init__(self, name, dtype, batch, weights, device="cpu", way="eager"):
         tensors = read_safetensors(weights)
-        self.x, self.y = tensors.pop("x"), tensors.pop("y").long().flatten()
+        self.device = torch.device(device)
+        self.x, self.y = tensors.pop("x").to(self.device), tensors.pop("y").long().flatten().to(self.device)
         self.x = self.x.long() if self.x.dtype == torch.int32 else self.x
         assert len(self.x) == batch, f"the exported batch has {len(self.x)} samples, not {batch}"
         self.name, self.low = name, dtype == "bf16"
@@ -131,13 +142,17 @@ class Steps:
         missing, unexpected = self.model.load_state_dict(tensors, strict=False)
         missing = [n for n in missing if not n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
         assert not missing and not unexpected, f"the models differ: {missing} {unexpected}"
+        self.params = sum(p.numel() for p in self.model.parameters())
+        if way == "padded":
+            self.model.pad_vocabulary()
+        self.model = self.model.to(self.device)
         if name == "cnn":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer(name, self.model)
-        self.params = sum(p.numel() for p in self.model.parameters())
+        self.loss_in_steps = torch.compile(self.loss_of, **COMPILED[way]) if way in COMPILED else self.loss_of
 
     def loss_of(self, x, y):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
             return F.cross_entropy(self.model(x).flatten(0, -2).float(), y)
 
     def initial_loss(self, parts):
@@ -147,7 +162,7 @@ class Steps:
 
     def once(self):
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss_of(self.x, self.y)
+        loss = self.loss_in_steps(self.x, self.y)
         loss.backward()
         if self.name in CLIP:
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP[self.name])
@@ -164,6 +179,11 @@ class Steps:
 
     def memory(self, count):
         """From the allocations and frees that the profiler sees; what lived before the step is not among them."""
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.run(count)
+            return {"peak_bytes": torch.cuda.max_memory_allocated() - before}
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             self.run(count)
         with tempfile.TemporaryDirectory() as folder:
@@ -175,9 +195,9 @@ class Steps:
 
 
 def main():
-    name, dtype, threads, batch, weights = sys.argv[1:]
+    name, dtype, threads, batch, weights, *where = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    steps = Steps(name, dtype, int(batch), weights)
+    steps = Steps(name, dtype, int(batch), weights, *where)
     print(json.dumps({"ready": True, "params": steps.params}), flush=True)
     for line in sys.stdin:
         word, number = line.split()

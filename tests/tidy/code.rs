@@ -48,6 +48,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/program.rs", "runs kernels on a GPU"),
     ("tensor/cuda/src/network/run.rs", "runs kernels on a GPU, and copies from and to it"),
     ("tensor/cuda/src/network/held.rs", "runs the optimizer on a GPU"),
+    ("tensor/cuda/src/resident.rs", "runs kernels on a GPU, and copies from and to it"),
     ("tensor/cuda/src/plain.rs", "takes numbers as the bytes that they are"),
     ("tensor/cuda/src/optim.rs", "runs kernels on a GPU"),
     ("tensor/cuda/tests/ops/case.rs", "runs kernels on the tests' GPU"),

@@ -14,6 +14,7 @@
 //! | [`gpu`], [`network`] | the engine's networks, run on a GPU |
 //! | [`optim`] | the optimizer's step on vectors in the GPU's memory |
 //! | [`fold`] | sums along the tree of what lies in the GPU's memory |
+//! | [`resident`] | a job's whole step on a GPU, by one process alone |
 //! | [`selftest`] | what is to be run where there is a GPU |
 //! | [`usable`] | whether this machine can compute on a GPU, in one line |
 
@@ -35,6 +36,7 @@ pub mod nvrtc;
 pub mod optim;
 mod plain;
 pub mod program;
+pub mod resident;
 pub mod selftest;
 mod usable;
 

@@ -57,6 +57,19 @@ impl CudaNetwork {
         Ok(CudaNetwork { gpu: Arc::clone(gpu), train: train.map_err(text)?, evaluate: evaluate.map_err(text)?, passes })
     }
 
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub(crate) fn passes(&self) -> &Passes {
+        &self.passes
+    }
+
+    /// The training pass of a unit of so many shards.
+    pub(crate) fn training(&self, shards: usize) -> (&Pass, &Program) {
+        self.pass(Which::Train, shards)
+    }
+
     fn pass(&self, which: Which, shards: usize) -> (&Pass, &Program) {
         let (passes, programs) = match which {
             Which::Train => (&self.passes.train, &self.train),

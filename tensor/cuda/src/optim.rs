@@ -119,6 +119,11 @@ impl OptimizerStep {
         unsafe { stream.copy_out_later(&mut self.found_here, 0..FOUND_BYTES, &self.found) }
     }
 
+    /// Kernels that a step launches.
+    pub fn launches(&self) -> usize {
+        self.launches.len()
+    }
+
     /// What the last step found, once its stream was waited for.
     pub fn report(&self) -> UpdateReport {
         let bytes = self.found_here.as_slice();

@@ -38,6 +38,15 @@ impl Program {
         Program { launches, steps: vec![all] }
     }
 
+    /// What takes unit number `unit` of `units` up the tree: `Out` holds its sum, `Room` those that wait, one a level.
+    pub(crate) fn climb(floats: usize, (unit, units): (usize, usize)) -> Program {
+        let mut launches = Launches::default();
+        if units > 1 {
+            climb(At::start(Region::Out), At::start(Region::Room), floats, (unit, units), &mut launches);
+        }
+        Program { launches, steps: Vec::new() }
+    }
+
     pub fn launches(&self) -> &Launches {
         &self.launches
     }
@@ -93,7 +102,13 @@ pub struct Bound {
     _constants: Arc<Arena>,
 }
 
+#[allow(clippy::len_without_is_empty, reason = "nobody asks whether a program does nothing")]
 impl Bound {
+    /// Kernels that it launches.
+    pub fn len(&self) -> usize {
+        self.launches.len()
+    }
+
     /// Gives all launches to the stream.
     ///
     /// # Safety

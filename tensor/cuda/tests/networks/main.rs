@@ -5,6 +5,7 @@
 mod common;
 #[path = "../ops/device.rs"]
 mod device;
+mod resident;
 
 use device::DEVICE;
 use elastic_cuda::gpu::OnGpu;

@@ -1,170 +1,146 @@
 //! Our side of `bench/step`: the step of a job on one machine, timed when a line on stdin asks for it.
 //!
-//! `step MODEL DTYPE THREADS SHARDS BATCH` makes the network, the state and one batch, and says `ready` with its
+//! `step MODEL DTYPE THREADS SHARDS BATCH [DEVICE]` makes the network, the state and one batch, and says `ready` with its
 //! figures, or `unsupported` with the reason. Then each line is a command, answered by one line of JSON:
 //! `export PATH` writes the weights and the batch as safetensors, `memory N` gives the bytes planned for units of N
-//! shards, `run N` makes N steps and gives their milliseconds and losses. `step peak THREADS` prints the GFLOP/s of multiply-adds alone. A step is what a job
-//! does: all shards' leaves in units, their sum along the tree, the update of the whole state. Nothing is sent.
+//! shards, `run N` makes N steps and gives their milliseconds and losses. A step is what a job does: all shards' leaves in
+//! units, their sum along the tree, the update of the whole state. Nothing is sent.
+//!
+//! `step time N MODEL …` makes N steps and says how long they took. `step peak THREADS` prints the GFLOP/s of multiply-adds
+//! alone. DEVICE is `cpu`, or `cuda` for the first GPU, on which a step is one captured graph.
 
+mod export;
+mod gpu;
+mod processor;
 mod rows;
 
-use elastic_models::build_in;
 use elastic_spec::batch::Batch;
 use elastic_spec::job;
 use elastic_spec::layout::Tail;
-use elastic_tensor::leaves::tree_sum;
-use elastic_tensor::{LeafKey, Network, Update, moments_of, peak};
+use elastic_tensor::{LeafKey, StateLayout, peak};
 use rows::Row;
-use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
-use std::any::Any;
 use std::io::BufRead;
+use std::process::ExitCode;
 use std::time::Instant;
 
-fn main() {
+/// Steps before any is timed: a GPU's first one loads its kernels, its second is recorded.
+const WARM_STEPS: usize = 5;
+
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["peak", threads] => println!("{}", json!({ "gflops": peak::measure(number(threads)) })),
-        [model, dtype, threads, shards, batch] => match dtype_of(dtype) {
-            Some(dtype) => serve(Steps::new(&rows::row(model), dtype, number(threads), number(shards), number(batch))),
-            None => println!("{}", json!({ "unsupported": format!("steps are computed in f32 or bf16, not {dtype}") })),
-        },
-        _ => panic!("usage: step MODEL DTYPE THREADS SHARDS BATCH | step peak THREADS"),
+        ["time", steps, ref rest @ ..] => {
+            if let Err(why) = time(&Asked::of(rest), number(steps)) {
+                eprintln!("error: {why}");
+                return ExitCode::FAILURE;
+            }
+        }
+        ref rest => serve(&Asked::of(rest)),
     }
+    ExitCode::SUCCESS
 }
 
-fn dtype_of(word: &str) -> Option<job::Dtype> {
-    [job::Dtype::F32, job::Dtype::Bf16].into_iter().find(|dtype| dtype.word() == word)
+/// What the command line names.
+struct Asked<'a> {
+    model: &'a str,
+    dtype: &'a str,
+    threads: usize,
+    shards: usize,
+    batch: usize,
+    device: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    fn of(words: &[&'a str]) -> Asked<'a> {
+        let (words, device) = match *words {
+            [model, dtype, threads, shards, batch] => ([model, dtype, threads, shards, batch], "cpu"),
+            [model, dtype, threads, shards, batch, device] => ([model, dtype, threads, shards, batch], device),
+            _ => panic!("usage: step [time N] MODEL DTYPE THREADS SHARDS BATCH [DEVICE] | step peak THREADS"),
+        };
+        let [model, dtype, threads, shards, batch] = words;
+        let (threads, shards, batch) = (number(threads), number(shards), number(batch));
+        assert!(batch.is_multiple_of(shards), "a batch of {batch} is not {shards} equal shards");
+        Asked { model, dtype, threads, shards, batch, device }
+    }
+
+    /// Or why there are no such steps here.
+    fn steps(&self) -> Result<Steps, String> {
+        let dtypes = [job::Dtype::F32, job::Dtype::Bf16];
+        let dtype = dtypes.into_iter().find(|dtype| dtype.word() == self.dtype);
+        let dtype = dtype.ok_or_else(|| format!("steps are computed in f32 or bf16, not {}", self.dtype))?;
+        let row = rows::row(self.model);
+        let batches = Batches { shards: self.shards, samples: self.batch / self.shards };
+        let machine: Box<dyn Machine> = match self.device {
+            "cpu" => Box::new(processor::Processor::new(&row, dtype, self.threads, batches)),
+            "cuda" => Box::new(gpu::OneGpu::new(&row, dtype, batches)?),
+            other => return Err(format!("a device is cpu or cuda, not {other}")),
+        };
+        Ok(Steps { row, machine, step: 0 })
+    }
 }
 
 fn number(word: &str) -> usize {
     word.parse().unwrap_or_else(|_| panic!("`{word}` is not a number"))
 }
 
-fn serve(mut steps: Steps) {
-    println!("{}", json!({ "ready": true, "params": steps.network.layout().param_floats() }));
+fn serve(asked: &Asked<'_>) {
+    let mut steps = match asked.steps() {
+        Ok(steps) => steps,
+        Err(why) => return println!("{}", json!({ "unsupported": why })),
+    };
+    println!("{}", json!({ "ready": true, "params": steps.machine.layout().param_floats() }));
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("stdin is text");
         let answer = match line.split_once(' ') {
             Some(("export", path)) => {
-                std::fs::write(path, steps.export()).expect("write the weights");
+                let bytes = export::safetensors(steps.machine.layout(), &steps.machine.state(), steps.machine.units());
+                std::fs::write(path, bytes).expect("write the weights");
                 json!({ "exported": path })
             }
             Some(("run", count)) => steps.run(number(count)),
-            // Planned for a step: the arena, and a gradient for each vector that holds one.
-            Some(("memory", shards)) => json!({
-                "arena_bytes": 4 * steps.network.arena_floats(number(shards)),
-                "gradient_bytes": 4 * steps.network.layout().reduced_floats(),
-            }),
+            Some(("memory", shards)) => steps.machine.memory(number(shards)),
             _ => panic!("`{line}` is not `export PATH`, `memory SHARDS` or `run N`"),
         };
         println!("{answer}");
     }
 }
 
-/// A job on one machine, without its data and its wires.
-struct Steps {
-    row: Row,
-    network: Box<dyn Network>,
-    scratch: Box<dyn Any + Send>,
-    state: Vec<f32>,
-    moments: Vec<Vec<f32>>,
-    /// Full subtrees of shards that the network takes in one call.
-    units: Vec<Batch>,
-    reduced: Vec<f32>,
-    room: Vec<f32>,
-    step: u64,
+fn time(asked: &Asked<'_>, count: usize) -> Result<(), String> {
+    let mut steps = asked.steps()?;
+    steps.run(WARM_STEPS);
+    let mut ms: Vec<f64> = (0..count).map(|_| steps.timed().0).collect();
+    ms.sort_by(f64::total_cmp);
+    let Asked { model, dtype, shards, batch, .. } = asked;
+    let (median, best, tokens) = (ms[count / 2], ms[0], batch * steps.row.targets());
+    println!("{model} {dtype}, batch {batch}, {shards} shards: {:.1} us a step", median * 1e3);
+    let figure = json!({
+        "figure": "step", "model": model, "dtype": dtype, "batch": batch, "shards": shards, "ms": median,
+        "best_ms": best, "steps": count, "tokens_per_s": (tokens > *batch).then(|| tokens as f64 / median * 1e3),
+        "planned": steps.machine.memory(*shards),
+    });
+    println!("{figure}");
+    Ok(())
 }
 
-impl Steps {
-    fn new(row: &Row, dtype: job::Dtype, threads: usize, shards: usize, batch: usize) -> Steps {
-        assert!(batch.is_multiple_of(shards), "a batch of {batch} is not {shards} equal shards");
-        let network = build_in(dtype, &row.kind, &row.data, batch / shards).expect("the model fits its data");
-        let layout = network.layout();
-        let unit = network.shards_max().min(shards);
-        let units = (0..shards).step_by(unit).map(|first| {
-            let shards = (first..first + unit).map(|shard| row.shard(shard, batch / shards));
+/// How a batch is cut.
+#[derive(Clone, Copy)]
+struct Batches {
+    shards: usize,
+    /// Of a shard.
+    samples: usize,
+}
+
+impl Batches {
+    /// The shards' samples in units of `unit` shards.
+    fn units(self, row: &Row, unit: usize) -> Vec<Batch> {
+        let units = (0..self.shards).step_by(unit).map(|first| {
+            let shards = (first..first + unit).map(|shard| row.shard(shard, self.samples));
             shards.reduce(append).expect("a unit has a shard")
         });
-        Steps {
-            row: row.clone(),
-            scratch: network.new_scratch(threads),
-            state: network.init(1),
-            moments: vec![vec![0.0; layout.param_floats()]; moments_of(&row.optimizer)],
-            units: units.collect(),
-            reduced: vec![0.0; layout.reduced_floats()],
-            room: Vec::new(),
-            step: 0,
-            network,
-        }
-    }
-
-    fn run(&mut self, count: usize) -> Value {
-        let (mut ms, mut losses) = (Vec::new(), Vec::new());
-        for _ in 0..count {
-            let begin = Instant::now();
-            let tail = self.once();
-            ms.push(begin.elapsed().as_secs_f64() * 1e3);
-            losses.push(tail.loss / tail.count as f64);
-        }
-        json!({ "ms": ms, "loss": losses })
-    }
-
-    fn once(&mut self) -> Tail {
-        let samples: usize = self.units.iter().map(|unit| unit.slots.len()).sum();
-        let scale = 1.0 / (samples * self.row.targets()) as f32;
-        let key = LeafKey { seed: 1, step: self.step, scale, label_smoothing: 0.0 };
-        let tail = self.leaves(key);
-        let update = Update {
-            layout: self.network.layout(),
-            reduced: &mut self.reduced,
-            state: &mut self.state,
-            moments: &mut self.moments,
-            step: self.step,
-            lr: self.row.lr,
-            correction: 1.0,
-            clip_norm: self.row.clip_norm,
-        };
-        self.network.update(&mut *self.scratch, &self.row.optimizer, update);
-        self.step += 1;
-        tail
-    }
-
-    /// The tree's sum of all shards' leaves.
-    fn leaves(&mut self, key: LeafKey) -> Tail {
-        let Steps { network, scratch, state, units, reduced, room, .. } = self;
-        let mut tail = Tail::default();
-        tree_sum(units.len(), reduced, room, |unit, sum| {
-            tail = tail.add(network.sum(&mut **scratch, state, &units[unit], key, sum));
-        });
-        tail
-    }
-
-    /// Parameters by name, and the whole batch as `x` and `y`.
-    fn export(&self) -> Vec<u8> {
-        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-        for info in &self.network.layout().params {
-            let values = &self.state[info.offset..info.offset + info.len];
-            let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            tensors.push((info.name.clone(), Dtype::F32, info.shape.clone(), bytes));
-        }
-        let all = |part: fn(&Batch) -> &Vec<i32>| -> Vec<u8> {
-            self.units.iter().flat_map(part).flat_map(|x| x.to_le_bytes()).collect()
-        };
-        let samples = self.units.iter().map(|unit| unit.slots.len()).sum();
-        let (dtype, x) = match self.units[0].tokens.is_empty() {
-            true => {
-                (Dtype::F32, self.units.iter().flat_map(|unit| &unit.features).flat_map(|x| x.to_le_bytes()).collect())
-            }
-            false => (Dtype::I32, all(|unit| &unit.tokens)),
-        };
-        let y = all(|unit| &unit.targets);
-        tensors.push(("x".into(), dtype, vec![samples, x.len() / 4 / samples], x));
-        tensors.push(("y".into(), Dtype::I32, vec![samples, y.len() / 4 / samples], y));
-        let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).expect("sizes agree");
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| (name, view(*dtype, shape, bytes)));
-        serialize(views, None).expect("tensors have one name each")
+        units.collect()
     }
 }
 
@@ -175,4 +151,38 @@ fn append(mut batch: Batch, next: Batch) -> Batch {
     batch.targets.extend(next.targets);
     batch.slots.extend(next.slots);
     batch
+}
+
+/// Where steps are computed: it has the state, and the batch in units.
+trait Machine {
+    fn layout(&self) -> &StateLayout;
+    /// Full subtrees of shards that the network takes in one call.
+    fn units(&self) -> &[Batch];
+    fn once(&mut self, row: &Row, key: LeafKey) -> Tail;
+    fn state(&self) -> Vec<f32>;
+    fn memory(&self, shards: usize) -> Value;
+}
+
+/// A job on one machine, without its data and its wires.
+struct Steps {
+    row: Row,
+    machine: Box<dyn Machine>,
+    step: u64,
+}
+
+impl Steps {
+    fn run(&mut self, count: usize) -> Value {
+        let (ms, losses): (Vec<f64>, Vec<f64>) = (0..count).map(|_| self.timed()).unzip();
+        json!({ "ms": ms, "loss": losses })
+    }
+
+    /// One step's milliseconds and its loss.
+    fn timed(&mut self) -> (f64, f64) {
+        let samples: usize = self.machine.units().iter().map(|unit| unit.slots.len()).sum();
+        let begin = Instant::now();
+        let scale = 1.0 / (samples * self.row.targets()) as f32;
+        let tail = self.machine.once(&self.row, LeafKey { seed: 1, step: self.step, scale, label_smoothing: 0.0 });
+        self.step += 1;
+        (begin.elapsed().as_secs_f64() * 1e3, tail.loss / tail.count as f64)
+    }
 }

@@ -34,6 +34,21 @@ pub fn row(model: &str) -> Row {
             lr: 1e-3,
             clip_norm: Some(1.0),
         },
+        "gpt2" => Row {
+            kind: ModelKind::Gpt {
+                layers: 12,
+                heads: 12,
+                width: 768,
+                context: 1024,
+                dropout: 0.0,
+                norm: Norm::Layer,
+                positions: Positions::Learned,
+            },
+            data: DataShape::Tokens { vocab: 50257, context: 1024 },
+            optimizer: ADAM_W,
+            lr: 1e-4,
+            clip_norm: Some(1.0),
+        },
         "cnn" => Row {
             kind: ModelKind::Cnn {
                 image: [3, 32, 32],
@@ -55,7 +70,7 @@ pub fn row(model: &str) -> Row {
             let (kind, data) = (mlp(&[128]), features(64));
             Row { kind, data, optimizer: ADAM_W, lr: 1e-3, clip_norm: Some(1.0) }
         }
-        other => panic!("there is no model `{other}`; there are gpt, cnn, mlp and digits"),
+        other => panic!("there is no model `{other}`; there are gpt, gpt2, cnn, mlp and digits"),
     }
 }
 
