@@ -4,7 +4,8 @@
 #
 #   processes.sh OUT [ARG…]     ARGs go to each `elastic submit`, such as --set train.epochs=1
 #
-# ELASTIC_BIN and ELASTIC_JOB name the program and the job, if not those beside this file.
+# ELASTIC_BIN and ELASTIC_JOB name the program and the job, if not those beside this file; ELASTIC_GPU_WORKERS the numbers
+# of processes beside 1 (2 4), of which the last has one killed.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 elastic=${ELASTIC_BIN:-$here/elastic}
@@ -50,16 +51,16 @@ for dtype in f32 bf16; do
     wanted=$sha
     echo "$dtype, 1 process on the GPU: ${wanted:-no digest}"
   fi
-  for workers in 2 4; do
+  for workers in ${ELASTIC_GPU_WORKERS:-2 4}; do
     train $dtype-$workers --workers $workers --set resources.device=cuda --set "$set_dtype" "$@"
     check "$dtype, $workers processes on the GPU" "$wanted"
   done
   once=$out/$dtype-once
   mkdir "$once"
   export ELASTIC_FAIL=after-contribute:20:kill ELASTIC_FAIL_ONCE="$once"
-  train $dtype-killed --workers 4 --set resources.device=cuda --set "$set_dtype" "$@"
+  train $dtype-killed --workers $workers --set resources.device=cuda --set "$set_dtype" "$@"
   unset ELASTIC_FAIL ELASTIC_FAIL_ONCE
-  check "$dtype, 4 processes on the GPU, one of them killed" "$wanted"
+  check "$dtype, $workers processes on the GPU, one of them killed" "$wanted"
   killed=$(ls "$once" | wc -l)
   if [ "$killed" != 1 ]; then
     echo "FAIL $dtype: $killed processes were killed, not 1"

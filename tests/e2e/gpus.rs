@@ -37,7 +37,7 @@ static GPU: LazyLock<Gpu> = LazyLock::new(|| {
 });
 
 /// The environment of a node with a GPU.
-fn with_gpu() -> Vec<(&'static str, String)> {
+pub fn with_gpu() -> Vec<(&'static str, String)> {
     vec![
         ("ELASTIC_CUDA_LIBS", format!("{}:-", GPU.libraries.display())),
         ("XDG_CACHE_HOME", GPU.kept.display().to_string()),

@@ -7,6 +7,7 @@ mod coordinator_loss;
 mod devices;
 mod disks;
 mod faults;
+mod gpu_bundle;
 mod gpus;
 mod groups;
 mod inputs;
