@@ -68,7 +68,11 @@ impl Bundle {
             }
         }
         let mut run = Command::new(self.file("run.sh"));
-        run.args(parts).env("PATH", &tools).env("CUDA_HOME", self.dir.path()).env_remove("ELASTIC_GPU_OUT");
+        run.args(parts).env("PATH", &tools).env("CUDA_HOME", self.dir.path());
+        // What the tests' own environment names is not the bundle's.
+        for name in ["ELASTIC_GPU_OUT", "ELASTIC_BIN", "ELASTIC_JOB", "ELASTIC_GPU_WORKERS", "ELASTIC_STEP_BIN"] {
+            run.env_remove(name);
+        }
         let Output { status, stdout, stderr } = run.envs(environment.iter().copied()).output().expect("it starts");
         let read = |name: &str| std::fs::read_to_string(self.dir.path().join("out").join(name)).unwrap_or_default();
         let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
