@@ -91,6 +91,25 @@ __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
 
 #endif
 
+// Eight numbers of a row of which `left` are left, zeros behind the last. Of an aligned row four divides the length,
+// and 16 bytes its place.
+__device__ __forceinline__ void read_eight(float (&x)[8], const float* at, u32 left, bool is_aligned) {
+    if (is_aligned) {
+        const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float4 low = left > 0 ? *reinterpret_cast<const float4*>(at) : none;
+        float4 high = left > 4 ? *reinterpret_cast<const float4*>(at + 4) : none;
+        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) x[i] = i < left ? at[i] : 0.0f;
+    }
+}
+
+__device__ __forceinline__ uint4 rounded(const float (&x)[8]) {
+    return make_uint4(pair(x[0], x[1]), pair(x[2], x[3]), pair(x[4], x[5]), pair(x[6], x[7]));
+}
+
 // Which of a batch a block has. A loop over them would keep what they share in registers, which products need.
 __device__ __forceinline__ u32 block_of_batch() { return blockIdx.z * gridDim.y + blockIdx.y; }
 

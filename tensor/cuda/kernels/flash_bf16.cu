@@ -38,11 +38,6 @@ struct Sizes {
     }
 };
 
-// Eight floats as four pairs.
-__device__ __forceinline__ uint4 rounded(const float (&x)[8]) {
-    return make_uint4(bf16::pair(x[0], x[1]), bf16::pair(x[2], x[3]), bf16::pair(x[4], x[5]), bf16::pair(x[6], x[7]));
-}
-
 __device__ __forceinline__ bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
 
 // to (head, part, token, length) = x (sample, token, parts · channel), rounded, zeros behind the width.
@@ -54,6 +49,7 @@ KERNEL(round_heads, u16* to, u32* found, const float* x, u32 samples, u32 tokens
        u32 length) {
     Sizes s = {samples, tokens, heads, width};
     __shared__ u32 is_found;
+    bool is_aligned = width % 4 == 0 && (u64)x % 16 == 0;
     for (u32 of = blockIdx.y; of < s.all_heads() * parts; of += gridDim.y) {
         u32 head = of / parts, part = of % parts, eights = length / 8;
         bool spares = found && part == 2;
@@ -63,15 +59,14 @@ KERNEL(round_heads, u16* to, u32* found, const float* x, u32 samples, u32 tokens
             u32 token = i / eights, first = i % eights * 8;
             const float* from = x + s.at(head, token, part, parts) + first;
             float eight[8];
+            bf16::read_eight(eight, from, first < width ? width - first : 0, is_aligned);
 #pragma unroll
-            for (u32 j = 0; j < 8; j++) {
-                eight[j] = first + j < width ? from[j] : 0.0f;
+            for (u32 j = 0; j < 8; j++)
                 if (spares && !is_finite(eight[j])) {
                     eight[j] = 0.0f;
                     is_found = 1;
                 }
-            }
-            *reinterpret_cast<uint4*>(to + (u64)of * tokens * length + i * 8) = rounded(eight);
+            *reinterpret_cast<uint4*>(to + (u64)of * tokens * length + i * 8) = bf16::rounded(eight);
         }
         __syncthreads();
         if (spares && threadIdx.x == 0) found[(u64)head * gridDim.x + blockIdx.x] = is_found;

@@ -23,17 +23,8 @@ KERNEL(round_rows, u16* to, const float* from, u64 rows, u32 length, u32 padded)
         u32 first = (u32)(i - row * eights) * 8;
         const float* at = from + row * length + first;
         float x[8];
-        if (is_aligned) {
-            float4 low = *reinterpret_cast<const float4*>(at), high = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (first + 4 < length) high = *reinterpret_cast<const float4*>(at + 4);
-            x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-            x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-        } else {
-#pragma unroll
-            for (u32 j = 0; j < 8; j++) x[j] = first + j < length ? at[j] : 0.0f;
-        }
-        uint4 pairs = make_uint4(pair(x[0], x[1]), pair(x[2], x[3]), pair(x[4], x[5]), pair(x[6], x[7]));
-        *reinterpret_cast<uint4*>(to + i * 8) = pairs;
+        read_eight(x, at, length - first, is_aligned);
+        *reinterpret_cast<uint4*>(to + i * 8) = rounded(x);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole networks on the tests' GPU against the processor: leaves, metrics and what is seen of each op have the same bits, for
 //! one shard and for units of several, launch by launch and replayed as a graph.
 
+mod bf16;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../ops/device.rs"]
@@ -18,8 +19,12 @@ use elastic_tensor::{Held, LeafKey, Network, Update, moments_of};
 use std::sync::Arc;
 
 fn on_gpu(kind: &ModelKind, data: &DataShape, samples: usize) -> Box<dyn Network> {
+    on_gpu_in(Dtype::F32, kind, data, samples)
+}
+
+fn on_gpu_in(dtype: Dtype, kind: &ModelKind, data: &DataShape, samples: usize) -> Box<dyn Network> {
     let backend = OnGpu(Arc::clone(&DEVICE.gpu));
-    let compile = |module: &dyn elastic_tensor::nn::Module| backend.compile(Dtype::F32, module, data, samples);
+    let compile = |module: &dyn elastic_tensor::nn::Module| backend.compile(dtype, module, data, samples);
     elastic_models::build_by(kind, data, &compile).expect("every op has its kernel")
 }
 
