@@ -17,7 +17,7 @@ limit_of() {
   case $1 in
   machine) echo 60 ;;
   selftest | nccl) echo 180 ;;
-  gpt2) echo 540 ;;
+  gpt2 | sanitizer) echo 540 ;;
   *) echo 300 ;;
   esac
 }
@@ -167,5 +167,5 @@ echo
 echo "$card, driver $driver, CUDA $cuda"
 cat "$out/summary.txt"
 echo "figures: $out/figures.json"
-(cd "$out" && tar -czf logs.tar.gz ./*.log ./*.txt ./*.json)
+(cd "$out" && find . -name '*.log' -o -name '*.txt' -o -name '*.json' | tar -czf logs.tar.gz -T -)
 [ "$failures" = 0 ]

@@ -58,7 +58,7 @@ impl Bundle {
         let needed = ["sh", "date", "uname", "nproc", "dirname", "basename", "mkdir", "sed", "grep", "tail", "head"];
         for tool in needed
             .iter()
-            .chain(&["cat", "tee", "timeout", "tar", "gzip", "sleep", "getconf", "ls", "rm", "wc", "touch", "mktemp"])
+            .chain(&["cat", "tee", "timeout", "tar", "gzip", "sleep", "getconf", "ls", "rm", "wc", "touch", "find"])
         {
             let path = std::env::var_os("PATH").expect("a PATH");
             let found = std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|file| file.is_file());
