@@ -168,6 +168,11 @@ pub trait Network: Send + Sync {
         None
     }
 
+    /// Says that version `to` is the state of version `from`: what lies between them moved nothing.
+    fn carry(&self, scratch: &mut dyn Any, from: u64, to: u64) {
+        let _ = (scratch, from, to);
+    }
+
     /// Makes the host's vectors those that the last [`advance`](Network::advance) left on the device.
     fn read_back(&self, scratch: &mut dyn Any, state: &mut [f32], moments: &mut [Vec<f32>]) {
         let _ = (scratch, state, moments);

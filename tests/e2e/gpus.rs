@@ -76,6 +76,14 @@ fn an_mlp_has_the_same_bits_on_gpus_and_processors() {
     check("digits", &["--set", "train.epochs=1"]);
 }
 
+/// A round of validation moves nothing, and the state that the GPU has goes on behind it.
+#[test]
+fn validating_on_the_way_costs_no_bit_on_gpus_with_and_without_an_average() {
+    let args = ["--set", "train.epochs=1", "--set", "train.validate_every=10"];
+    check("digits", &args);
+    check("digits", &[&args[..], &["--set", "train.ema=0.9"]].concat());
+}
+
 #[test]
 fn a_cnn_has_the_same_bits_on_gpus_and_processors() {
     check("cnn", &["--set", "train.epochs=1"]);

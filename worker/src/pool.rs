@@ -84,7 +84,7 @@ impl Pool {
             self.bring_home();
         }
         let state = shared.state.read().expect("no one panics while writing the state");
-        // The state, and the average of the weights, are functions of the round.
+        // The state is a function of the round.
         shared.job.network.hold(self.scratch.as_mut(), Some(round.0));
         if let Kind::Train(_) = shared.job.schedule.kind(round) {
             return self.under(round, node, &state.floats);
@@ -93,6 +93,8 @@ impl Pool {
         match kept.or_else(|| shared.job.average(&state)) {
             None => self.under(round, node, &state.floats),
             Some(average) => {
+                // It is not the state of the round, which the network may have.
+                shared.job.network.hold(self.scratch.as_mut(), None);
                 let sum = self.under(round, node, &average);
                 self.average = Some((round, average));
                 sum
@@ -117,12 +119,16 @@ impl Pool {
     /// Makes the state of the next round. The error is what ends the job, with where it began.
     pub fn apply(&mut self, state: &mut State, reduced: &mut [f32], tail: Tail) -> Result<(), String> {
         let shared = self.shared.clone();
+        let before = state.round.0;
         // Whether or not this member computed anything of the round.
-        shared.job.network.hold(self.scratch.as_mut(), Some(state.round.0));
+        shared.job.network.hold(self.scratch.as_mut(), Some(before));
         let found = match shared.job.apply(self.scratch.as_mut(), state, reduced, tail) {
             Ok(newest) => {
                 assert!(!(self.is_away && newest == Newest::Here), "a state that is away is moved where it is");
                 self.is_away = newest == Newest::OnDevice || (newest == Newest::AsBefore && self.is_away);
+                if newest == Newest::AsBefore {
+                    shared.job.network.carry(self.scratch.as_mut(), before, state.round.0);
+                }
                 return Ok(());
             }
             Err(found) => found,

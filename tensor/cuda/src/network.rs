@@ -199,6 +199,10 @@ impl Network for CudaNetwork {
         Some(held::advance(&self.gpu.loaded, &self.passes.layout, run, step).unwrap_or_else(|e| lost(&self.gpu, &e)))
     }
 
+    fn carry(&self, scratch: &mut dyn Any, from: u64, to: u64) {
+        held::carry(scratch.downcast_mut::<Run>().expect(OWN_SCRATCH), from, to);
+    }
+
     fn read_back(&self, scratch: &mut dyn Any, state: &mut [f32], moments: &mut [Vec<f32>]) {
         let run = scratch.downcast_mut::<Run>().expect(OWN_SCRATCH);
         held::read_back(run, state, moments).unwrap_or_else(|error| lost(&self.gpu, &error));

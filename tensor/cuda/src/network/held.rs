@@ -76,6 +76,14 @@ pub fn advance(loaded: &Loaded, layout: &StateLayout, run: &mut Run, step: Step<
     Ok(report)
 }
 
+/// What is there of version `from` is there of version `to`.
+pub fn carry(run: &mut Run, from: u64, to: u64) {
+    let versions = [Some(&mut run.copied), run.held.as_mut().map(|held| &mut held.version)];
+    for version in versions.into_iter().flatten().filter(|version| **version == Some(from)) {
+        *version = Some(to);
+    }
+}
+
 /// Copies the vectors that the last step left to the host.
 pub fn read_back(run: &mut Run, state: &mut [f32], moments: &mut [Vec<f32>]) -> Result<()> {
     let held = run.held.as_ref().expect("a step was made on the device");

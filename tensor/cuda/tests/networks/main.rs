@@ -120,7 +120,9 @@ fn check_held(kind: &ModelKind, data: &DataShape, optimizer: &Optimizer) {
     for step in 0..5 {
         let batch = batch(data, step, SAMPLES);
         let key = LeafKey { seed: 3, step, scale: 0.25, label_smoothing: 0.0 };
-        gpu.hold(&mut *there, Some(step));
+        // Between two steps lies what moves nothing, as a validation does.
+        let version = 2 * step;
+        gpu.hold(&mut *there, Some(version));
         let tail = gpu.sum(&mut *there, &state, &batch, key, &mut leaf);
         assert_eq!(tail, processor.sum(&mut *here, &wanted, &batch, key, &mut reduced), "step {step}");
         // One step whose gradient is not finite moves nothing.
@@ -130,8 +132,8 @@ fn check_held(kind: &ModelKind, data: &DataShape, optimizer: &Optimizer) {
         }
         let (lr, correction) = (0.1 / (step + 1) as f64, 1.25);
         let held = Held {
-            from: step,
-            to: step + 1,
+            from: version,
+            to: version + 1,
             optimizer,
             ema: Some(decay),
             reduced: &leaf,
@@ -143,6 +145,7 @@ fn check_held(kind: &ModelKind, data: &DataShape, optimizer: &Optimizer) {
             clip_norm,
         };
         let report = gpu.advance(&mut *there, held).expect("a GPU holds its state");
+        gpu.carry(&mut *there, version + 1, version + 2);
         let (reduced, state_here) = (&mut reduced[..], &mut wanted[..]);
         let (own, average) = moments.split_at_mut(of_optimizer);
         let update = Update { layout, reduced, state: state_here, moments: own, step, lr, correction, clip_norm };
