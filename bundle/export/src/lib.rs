@@ -1,0 +1,1 @@
+//! A bundle in the formats of others: Hugging Face, ONNX, NumPy, safetensors.

@@ -1,0 +1,1 @@
+//! A model that can be served: weights, description, signature, transform, and the digest over all of them.

@@ -1,0 +1,1 @@
+//! Answers requests with bundles; knows nothing of training.
