@@ -33,6 +33,7 @@ pub mod passes;
 pub mod peak;
 pub mod philox;
 pub mod plan;
+pub mod predict;
 mod probe;
 pub mod real;
 mod recompute;
@@ -51,5 +52,6 @@ pub use network::{
     compile_on_processor,
 };
 pub use optim::{Update, UpdateReport, apply, apply_on, learning_rate, moments_of};
+pub use predict::{Forward, Rows, compile_forward};
 pub use probe::{probe, probe_by};
 pub use tensor::{Result, Tensor};

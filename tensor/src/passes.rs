@@ -152,6 +152,8 @@ impl Scores<'_> {
 /// One trace: graph, scores' loss, and what the module left in its scope.
 pub(crate) struct Trace {
     pub graph: Graph,
+    /// What the module returns.
+    pub scores: Value,
     pub loss: Value,
     pub correct: Value,
     pub running: Vec<Running>,
@@ -182,7 +184,7 @@ pub(crate) fn trace(module: &dyn Module, data: &DataShape, samples: usize, mode:
     let running = scope.running.take();
     let mut graph = graph.borrow().clone();
     fuse(&mut graph, &loss);
-    Ok(Trace { graph, loss: loss[0], correct: loss[2], running })
+    Ok(Trace { graph, scores: scores.value, loss: loss[0], correct: loss[2], running })
 }
 
 /// The plans for 1, 2, 4, … shards, as far as their memory allows.
@@ -221,7 +223,7 @@ pub fn tail_of(shards: Range<usize>, tail: &dyn Fn(usize) -> Tail) -> Tail {
 }
 
 /// The layout, and each state's offset in the order of the graph's states.
-fn lay_out(trace: &Trace) -> (StateLayout, Vec<usize>) {
+pub(crate) fn lay_out(trace: &Trace) -> (StateLayout, Vec<usize>) {
     let states = trace.graph.states();
     let mut offsets = vec![0; states.len()];
     let (mut layout, mut end) = (StateLayout::default(), 0);

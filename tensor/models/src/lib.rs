@@ -18,7 +18,7 @@ pub use start::{Files, start_from};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{Dtype, ModelKind};
 use elastic_tensor::nn::Module;
-use elastic_tensor::{Network, compile_in};
+use elastic_tensor::{Forward, Network, compile_forward, compile_in};
 
 /// Compiles a job's model for shards of `shard_samples`, computed in f32.
 pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result<Box<dyn Network>, String> {
@@ -35,11 +35,16 @@ pub fn build_in(
     build_by(kind, data, &|module| compile_in(dtype, module, data, shard_samples))
 }
 
-/// What makes a network of a module.
-pub type Compile<'a> = dyn Fn(&dyn Module) -> Result<Box<dyn Network>, String> + 'a;
+/// Compiles a job's model to be asked: the forward pass alone, for any number of rows.
+pub fn build_forward(dtype: Dtype, kind: &ModelKind, data: &DataShape) -> Result<Box<dyn Forward>, String> {
+    build_by(kind, data, &|module| compile_forward(dtype, module, data))
+}
+
+/// What makes something of a module: a network, most often.
+pub type Compile<'a, T = Box<dyn Network>> = dyn Fn(&dyn Module) -> Result<T, String> + 'a;
 
 /// The same, compiled by the caller.
-pub fn build_by(kind: &ModelKind, data: &DataShape, compile: &Compile<'_>) -> Result<Box<dyn Network>, String> {
+pub fn build_by<T>(kind: &ModelKind, data: &DataShape, compile: &Compile<'_, T>) -> Result<T, String> {
     match kind {
         ModelKind::Mlp { hidden, activation } => {
             features_of("mlp", data)?;

@@ -12,8 +12,6 @@ mod rows_npy;
 mod samples;
 mod shape;
 mod synthetic;
-mod text;
-mod tokenizer;
 
 pub use batches::{Plan, ValidationBatches, epoch_of};
 pub use shape::shape;
@@ -22,6 +20,7 @@ use elastic_spec::Digest;
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::schedule::Schedule;
 use elastic_spec::job::{DataSource, JobSpec, Length, ModelKind};
+use elastic_transform::Text;
 use input::Input;
 use samples::Samples;
 use std::path::{Path, PathBuf};
@@ -93,16 +92,15 @@ fn read_samples(spec: &JobSpec, inputs: Vec<Input>) -> Result<Samples, LoaderErr
         DataSource::Text { tokenizer, .. } => {
             let (path, text) = next()?;
             let tokenizer = tokenizer.as_ref().map(|_| next()).transpose()?;
-            let tokens = match tokenizer {
-                None => text::bytes(&text),
-                Some((path_of_tokenizer, json)) => {
-                    let tokenizer = tokenizer::Tokenizer::parse(&json)
-                        .map_err(|problem| LoaderError::Malformed { path: path_of_tokenizer, problem })?;
-                    text::tokenized(&text, &tokenizer)
-                        .map_err(|problem| LoaderError::Malformed { path: path.clone(), problem })?
+            let transform = match &tokenizer {
+                None => Text::Bytes,
+                Some((path, json)) => {
+                    Text::of(Some(json)).map_err(|problem| LoaderError::Malformed { path: path.clone(), problem })?
                 }
             };
-            windows(spec, path, tokens)
+            let tokens = transform.encode(&text);
+            let tokens = tokens.map_err(|problem| LoaderError::Malformed { path: path.clone(), problem })?;
+            windows(spec, path, (tokens, transform.vocab()))
         }
         DataSource::Synthetic { samples, features, classes } => Ok(match spec.model.kind {
             ModelKind::Gpt { context, .. } => synthetic::tokens(seed, *samples, context, *classes),
@@ -111,8 +109,7 @@ fn read_samples(spec: &JobSpec, inputs: Vec<Input>) -> Result<Samples, LoaderErr
     }
 }
 
-fn windows(spec: &JobSpec, path: PathBuf, tokens: text::Tokens) -> Result<Samples, LoaderError> {
-    let text::Tokens { tokens, vocab } = tokens;
+fn windows(spec: &JobSpec, path: PathBuf, (tokens, vocab): (Vec<i32>, usize)) -> Result<Samples, LoaderError> {
     let context = spec.context().ok_or_else(|| {
         LoaderError::Unusable("the model reads no tokens, so it cannot learn from data.kind = \"text\"".to_string())
     })? as usize;

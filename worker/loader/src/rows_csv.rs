@@ -99,11 +99,8 @@ impl First {
 }
 
 fn feature(field: &[u8], scale: f32) -> Result<f32, String> {
-    match parsed::<f32>(field).map(|number| number * scale) {
-        Some(number) if number.is_finite() => Ok(number),
-        Some(_) => Err("is not finite".to_string()),
-        None => Err("is no number".to_string()),
-    }
+    let number = parsed::<f32>(field).ok_or("is no number")?;
+    elastic_transform::scaled(number, scale).ok_or_else(|| "is not finite".to_string())
 }
 
 /// Classes may be written as `3` or `3.0`.

@@ -47,14 +47,14 @@ pub(crate) fn features(bytes: &[u8], scale: f32) -> Result<Features, String> {
     let width = axes.iter().product();
     let mut numbers = Vec::with_capacity(samples * width);
     for (at, bytes) in array.data.chunks_exact(array.kind.bytes()).enumerate() {
-        let number = real(array.kind, bytes) * scale;
-        if !number.is_finite() {
+        let number = real(array.kind, bytes);
+        numbers.push(elastic_transform::scaled(number, scale).ok_or_else(|| {
             let (sample, place) = (at / width, at % width);
-            return Err(format!(
-                "sample {sample}, number {place} (both from 0) is {number}; only finite numbers can be learnt from"
-            ));
-        }
-        numbers.push(number);
+            format!(
+                "sample {sample}, number {place} (both from 0) is {}; only finite numbers can be learnt from",
+                number * scale
+            )
+        })?);
     }
     Ok(Features { samples, width, numbers })
 }

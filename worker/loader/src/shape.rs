@@ -1,8 +1,9 @@
 //! What the data offers to a model, from as little of the inputs as says it.
 
-use crate::{LoaderError, input, rows_csv, rows_npy, tokenizer};
+use crate::{LoaderError, input, rows_csv, rows_npy};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{DataSource, JobSpec, ModelKind};
+use elastic_transform::Text;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ pub fn shape(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> Result<DataShap
                 None => 256,
                 Some(path) => {
                     let (path, json) = input::unpacked(input::one("tokenizer", files(path))?)?;
-                    tokenizer::Tokenizer::parse(&json).map_err(malformed(&path))?.vocab()
+                    Text::of(Some(&json)).map_err(malformed(&path))?.vocab()
                 }
             };
             let no_tokens = || LoaderError::Unusable("the model reads no tokens".to_string());

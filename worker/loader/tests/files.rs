@@ -99,7 +99,7 @@ fn every_refusal_names_the_file_the_place_and_the_cure() {
     );
     let tokens = spec("kind = \"text\"\npath = \"a.txt\"\ntokenizer = \"t.json\"");
     assert!(refused(&tokens, &[("a.txt", b"abcd"), ("t.json", b"x")]).starts_with("t.json: no JSON"));
-    let tokenizer = include_bytes!("tokenizers/gpt2.json");
+    let tokenizer = include_bytes!("../../../bundle/transform/tests/tokenizers/gpt2.json");
     let told = refused(&tokens, &[("a.txt", b"ab\xffd"), ("t.json", tokenizer)]);
     assert!(told.starts_with("a.txt: byte 2: no UTF-8"), "{told}");
 }
@@ -109,7 +109,7 @@ fn a_tokenized_text_has_the_tokenizers_vocabulary() {
     let folder = tempfile::tempdir().unwrap();
     let files = |path: &str| folder.path().join(path);
     std::fs::write(files("a.txt"), "seven and five make twelve. ".repeat(20)).unwrap();
-    std::fs::write(files("t.json"), include_bytes!("tokenizers/gpt2.json")).unwrap();
+    std::fs::write(files("t.json"), include_bytes!("../../../bundle/transform/tests/tokenizers/gpt2.json")).unwrap();
     let spec = spec("kind = \"text\"\npath = \"a.txt\"\ntokenizer = \"t.json\"");
     let data = open(&spec, &files).unwrap();
     assert_eq!(data.shape(), DataShape::Tokens { vocab: 400, context: 4 });
@@ -130,7 +130,7 @@ fn the_shape_is_known_from_the_begin_of_a_file_and_is_the_one_that_is_read() {
     std::fs::write(files("x.npy"), npy("(4, 2, 3)", 24)).unwrap();
     std::fs::write(files("y.npy"), npy("(4,)", 4)).unwrap();
     std::fs::write(files("a.txt"), "seven and five make twelve. ".repeat(20)).unwrap();
-    std::fs::write(files("t.json"), include_bytes!("tokenizers/gpt2.json")).unwrap();
+    std::fs::write(files("t.json"), include_bytes!("../../../bundle/transform/tests/tokenizers/gpt2.json")).unwrap();
     for data in [
         "kind = \"csv\"\npath = \"a.csv\"\nclasses = 3",
         "kind = \"csv\"\npath = \"packed.csv\"\nclasses = 3",

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 #[derive(Debug)]
-pub(crate) struct Tokenizer {
+pub struct Tokenizer {
     /// The token of each single byte.
     bytes: [u32; 256],
     merges: Merges,
@@ -24,6 +24,8 @@ pub(crate) struct Tokenizer {
     next_added: Option<Regex>,
     needs_normal_form: bool,
     vocab: usize,
+    /// What each token is in a text; empty where there is no such token.
+    pieces: Vec<Box<[u8]>>,
 }
 
 /// (left, right) -> (rank, joined): the lowest rank is joined first.
@@ -62,7 +64,9 @@ impl Tokenizer {
         let (split, prefix_space) = read_pre_tokenizer(&json["pre_tokenizer"])?;
         let added = read_added(&json["added_tokens"])?;
         let largest = vocab.values().chain(added.values()).copied().max().unwrap_or(0);
+        let pieces = pieces(&vocab, &added, &letters, largest as usize + 1);
         Ok(Tokenizer {
+            pieces,
             bytes: tokens,
             merges,
             whole,
@@ -78,6 +82,16 @@ impl Tokenizer {
     /// One more than the largest token.
     pub fn vocab(&self) -> usize {
         self.vocab
+    }
+
+    /// The bytes that a token stands for. They need not be whole characters. Empty for a number that is no token.
+    pub fn piece(&self, token: i32) -> &[u8] {
+        usize::try_from(token).ok().and_then(|token| self.pieces.get(token)).map_or(&[], |piece| piece)
+    }
+
+    /// A special token by its text, such as `<|endoftext|>`.
+    pub fn special(&self, text: &str) -> Option<i32> {
+        self.added.get(text).map(|token| *token as i32)
     }
 
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, String> {
@@ -290,9 +304,27 @@ fn read_merges(merges: &Json, vocab: &Vocab) -> Result<Merges, String> {
 }
 
 fn whole_pieces(vocab: &Vocab, letters: &[char; 256]) -> HashMap<Vec<u8>, u32> {
-    let byte_of: HashMap<char, u8> = letters.iter().zip(0u8..=255).map(|(letter, byte)| (*letter, byte)).collect();
-    let bytes = |word: &str| word.chars().map(|letter| byte_of.get(&letter).copied()).collect::<Option<Vec<u8>>>();
+    let bytes = bytes_of(letters);
     vocab.iter().filter_map(|(word, id)| Some((bytes(word)?, *id))).collect()
+}
+
+/// From a word of the vocabulary to the bytes that its letters stand for.
+fn bytes_of(letters: &[char; 256]) -> impl Fn(&str) -> Option<Vec<u8>> {
+    let byte_of: HashMap<char, u8> = letters.iter().zip(0u8..=255).map(|(letter, byte)| (*letter, byte)).collect();
+    move |word| word.chars().map(|letter| byte_of.get(&letter).copied()).collect()
+}
+
+/// Special tokens are their own text, and so is a word with letters that stand for no byte.
+fn pieces(vocab: &Vocab, added: &HashMap<String, u32>, letters: &[char; 256], count: usize) -> Vec<Box<[u8]>> {
+    let bytes = bytes_of(letters);
+    let mut pieces = vec![Box::default(); count];
+    for (word, id) in vocab {
+        pieces[*id as usize] = bytes(word).unwrap_or_else(|| word.as_bytes().to_vec()).into();
+    }
+    for (word, id) in added {
+        pieces[*id as usize] = word.as_bytes().into();
+    }
+    pieces
 }
 
 fn read_pre_tokenizer(json: &Json) -> Result<(Vec<Split>, bool), String> {
@@ -398,6 +430,9 @@ mod tests {
             let ids: Vec<i32> = line["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
             assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
             assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab()));
+            let back: Vec<u8> = ids.iter().flat_map(|id| tokenizer.piece(*id)).copied().collect();
+            let space = if tokenizer.prefix_space && !text.is_empty() && !text.starts_with(' ') { " " } else { "" };
+            assert_eq!(String::from_utf8_lossy(&back), format!("{space}{text}"), "the pieces of {ids:?}");
             checked += 1;
         }
         assert!(checked > 15, "{checked} texts");

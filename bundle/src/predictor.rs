@@ -1,0 +1,141 @@
+//! A model that is asked: transform, network, logits.
+//!
+//! The bits of an answer depend on its row alone, not on the batch that it came in or its place there.
+
+use crate::Model;
+use crate::description::Shape;
+use elastic_models::build_forward;
+use elastic_tensor::{Forward, Rows};
+use elastic_transform::{Transform, scaled};
+use std::any::Any;
+use std::sync::Arc;
+
+/// One that computes on its own threads; a copy ([`Predictor::another`]) shares the weights.
+pub struct Predictor {
+    network: Arc<dyn Forward>,
+    state: Arc<Vec<f32>>,
+    scratch: Box<dyn Any + Send>,
+    transform: Transform,
+    data: Shape,
+    /// Features as the network reads them.
+    scaled: Vec<f32>,
+}
+
+impl Predictor {
+    /// The error names the tensor that does not fit, or what the network cannot be built of.
+    pub fn new(model: &Model, threads: usize) -> Result<Predictor, String> {
+        let description = &model.description;
+        let network: Arc<dyn Forward> =
+            build_forward(description.dtype, &description.model, &description.data.into())?.into();
+        let layout = network.layout();
+        let mut state = vec![0.0; layout.floats()];
+        for info in layout.params.iter().chain(&layout.buffers) {
+            let tensor = model.weights.iter().find(|tensor| tensor.name == info.name);
+            let tensor = tensor.ok_or_else(|| format!("tensor {:?} of the model is not there", info.name))?;
+            let floats = tensor.floats().filter(|_| tensor.shape == info.shape).ok_or_else(|| {
+                let (dtype, shape) = (tensor.dtype, &tensor.shape);
+                format!("tensor {:?} is {dtype} {shape:?} where the model has F32 {:?}", info.name, info.shape)
+            })?;
+            state[info.offset..info.offset + info.len].copy_from_slice(&floats);
+        }
+        let named = layout.params.len() + layout.buffers.len();
+        if model.weights.len() != named {
+            return Err(format!("there are {} tensors where the model has {named}", model.weights.len()));
+        }
+        let scratch = network.new_scratch(threads);
+        let (transform, data) = (description.transform.clone(), description.data);
+        Ok(Predictor { network, state: Arc::new(state), scratch, transform, data, scaled: Vec::new() })
+    }
+
+    /// One more of the same, for another thread.
+    pub fn another(&self, threads: usize) -> Predictor {
+        Predictor {
+            network: self.network.clone(),
+            state: self.state.clone(),
+            scratch: self.network.new_scratch(threads),
+            transform: self.transform.clone(),
+            data: self.data,
+            scaled: Vec::new(),
+        }
+    }
+
+    /// Numbers of one row's input: features, or tokens of the whole context.
+    pub fn input_len(&self) -> usize {
+        self.network.input_len()
+    }
+
+    /// Logits of one row: classes, or context × vocabulary.
+    pub fn logits_len(&self) -> usize {
+        self.network.scores_len()
+    }
+
+    /// Most rows that run in one go; more are cut, which changes no bit.
+    pub fn rows_max(&self) -> usize {
+        self.network.rows_max()
+    }
+
+    /// What cannot be computed with, before it is: the place of a feature that is not finite once scaled, or of a token
+    /// that the model does not know.
+    pub fn check(&self, rows: Rows<'_>) -> Result<(), usize> {
+        let wrong = match (rows, self.data) {
+            (Rows::Features(numbers), _) => numbers.iter().position(|x| scaled(*x, self.scale()).is_none()),
+            (Rows::Tokens(tokens), Shape::Tokens { vocab, .. }) => {
+                tokens.iter().position(|token| usize::try_from(*token).map_or(true, |token| token >= vocab))
+            }
+            (Rows::Tokens(_), Shape::Features { .. }) => Some(0),
+        };
+        wrong.map_or(Ok(()), Err)
+    }
+
+    fn scale(&self) -> f32 {
+        match self.transform {
+            Transform::Scale { scale } => scale,
+            Transform::Bytes | Transform::Tokenizer => 1.0,
+        }
+    }
+
+    /// Writes the logits, (n, classes) or (n, context, vocab). `rows` holds n rows of raw features or tokens, checked.
+    pub fn logits(&mut self, rows: Rows<'_>, out: &mut [f32]) {
+        let scale = self.scale();
+        let rows = match rows {
+            Rows::Features(numbers) => {
+                self.scaled.clear();
+                self.scaled.extend(numbers.iter().map(|x| x * scale));
+                Rows::Features(&self.scaled)
+            }
+            tokens => tokens,
+        };
+        self.network.scores(&mut *self.scratch, &self.state, rows, out);
+    }
+
+    /// Logits of one sequence of 1 to `context` tokens, (tokens, vocab): what is behind a token changes nothing before it.
+    pub fn sequence_logits(&mut self, tokens: &[i32]) -> Vec<f32> {
+        let mut row = tokens.to_vec();
+        row.resize(self.input_len(), 0);
+        let mut out = vec![0.0; self.logits_len()];
+        self.logits(Rows::Tokens(&row), &mut out);
+        out.truncate(self.logits_len() / self.input_len() * tokens.len());
+        out
+    }
+}
+
+/// Probabilities of one row's logits: softmax in f64, rounded once.
+pub fn softmax(logits: &[f32], out: &mut [f32]) {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp = |x: f32| f64::from(x - largest).exp();
+    let sum: f64 = logits.iter().map(|x| exp(*x)).sum();
+    for (p, x) in out.iter_mut().zip(logits) {
+        *p = (exp(*x) / sum) as f32;
+    }
+}
+
+/// The first of the largest logits.
+pub fn class_of(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (at, x) in logits.iter().enumerate() {
+        if *x > logits[best] {
+            best = at;
+        }
+    }
+    best
+}
