@@ -18,4 +18,5 @@ mod not_finite;
 mod portable;
 mod resume;
 mod starts;
+mod watching;
 mod world_sizes;

@@ -13,7 +13,7 @@
 //! | [`not_finite`] | a step whose gradient is not finite: what is told of it |
 //! | [`ahead`], [`inputs`] | batches, made ahead of their steps beside it |
 //! | [`sums`] | owned chunks, added up beside it |
-//! | [`publisher`], [`contents`], [`rows`], [`run_dir`] | checkpoints and the event log, written beside it |
+//! | [`publisher`], [`contents`], [`rows`], [`tensorboard`], [`run_dir`] | checkpoints, the event log and its curves, written beside it |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
 mod agent_link;
@@ -39,6 +39,7 @@ mod state;
 mod status;
 mod stderr;
 mod sums;
+mod tensorboard;
 mod trainer;
 #[cfg(test)]
 mod world;
@@ -65,6 +66,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use sums::Sums;
+use tensorboard::Board;
 use tokio::sync::{mpsc, oneshot};
 use trainer::{Task, Trainer};
 
@@ -259,6 +261,7 @@ fn place(env: &Env, order: &Order) -> Place {
         origin: order.origin(&env.job),
         keep: order.keep(),
         events: order.run_dir().join("events.jsonl"),
+        board: Board::new(order.run_dir(), &order.launch.spec_json),
     }
 }
 

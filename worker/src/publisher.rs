@@ -10,6 +10,7 @@ use crate::job::Job;
 use crate::pool::Shared;
 use crate::rows;
 use crate::state::State;
+use crate::tensorboard::Board;
 use anyhow::{Context, Result};
 use elastic_checkpoint::{Checkpoints, Disk, DiskFile, Fs, Keep, Manifest, Origin};
 use elastic_member::Event;
@@ -34,6 +35,7 @@ pub struct Place {
     pub origin: Origin,
     pub keep: Keep,
     pub events: PathBuf,
+    pub board: Board,
 }
 
 /// The newest checkpoint that this worker knows the place of.
@@ -126,6 +128,10 @@ impl Place {
         fail::point("publish-begin");
         rows::write(&self.events, &copy.state.rows, copy.epoch)
             .with_context(|| format!("write {}", self.events.display()))?;
+        // Curves are for looking at: a job does not wait for them as it does for its log.
+        if let Err(error) = self.board.write(&copy.state.rows, copy.epoch) {
+            tracing::warn!(%error, file = %self.board.path().display(), "TensorBoard's file could not be written");
+        }
         self.origin.epoch = copy.epoch;
         let published =
             self.checkpoints.publish(&self.origin, &job.contents(&copy.state)).context("publish a checkpoint")?;

@@ -13,6 +13,7 @@ use crate::rows::Row;
 use crate::state::State;
 use crate::status::{self, Speaker};
 use crate::sums::Sums;
+use crate::tensorboard::Board;
 use crate::trainer::Trainer;
 use elastic_checkpoint::{Checkpoints, Keep, Origin};
 use elastic_collectives::{LinkEvent, Sent, Transport};
@@ -336,6 +337,7 @@ fn place(dir: &Path) -> Place {
         origin: Origin { cluster: "c".into(), job, config: Digest::default(), epoch: Epoch::default() },
         keep: Keep { newest: 2, in_use: Vec::new() },
         events: dir.join("events.jsonl"),
+        board: Board::new(dir, "{}"),
     }
 }
 
