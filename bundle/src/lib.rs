@@ -6,6 +6,7 @@
 //! network the server's.
 
 mod description;
+mod folder;
 mod manifest;
 mod predictor;
 mod provenance;
@@ -16,6 +17,7 @@ mod write;
 
 pub use description::{BadDescription, Description, Shape};
 pub use elastic_tensor::Rows;
+pub use folder::{FolderError, publish};
 pub use manifest::{FORMAT_VERSION, FileEntry, Manifest};
 pub use predictor::{Predictor, class_of, softmax};
 pub use provenance::{Lived, Provenance};

@@ -1,7 +1,7 @@
 //! Bundles on a disk: what is written reads back, damage is refused, and bits of an answer depend on its row alone.
 
 use elastic_bundle::{
-    Bundle, BundleError, Description, Lived, Model, Predictor, Provenance, Rows, Shape, Tensor, WriteError,
+    Bundle, BundleError, Description, FolderError, Lived, Model, Predictor, Provenance, Rows, Shape, Tensor, WriteError,
 };
 use elastic_bundle::{class_of, softmax, write};
 use elastic_models::build_forward;
@@ -149,7 +149,7 @@ fn nothing_is_ever_replaced_and_a_model_that_does_not_fit_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("b");
     write(&dir, &mlp(), &Provenance::default()).unwrap();
-    assert!(matches!(write(&dir, &mlp(), &Provenance::default()), Err(WriteError::There(_))));
+    assert!(matches!(write(&dir, &mlp(), &Provenance::default()), Err(WriteError::Folder(FolderError::There(_)))));
     let refused =
         |model: Model| write(&folder.path().join("c"), &model, &Provenance::default()).unwrap_err().to_string();
     let mut short = mlp();
