@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         &["elastic-spec", "elastic-transform", "elastic-bundle", "elastic-tensor", "elastic-models"],
         "turns a bundle into the files of others; what trained it is not its business",
     ),
-    ("elastic-objects", &[], "bytes by name, for whoever keeps some"),
+    ("elastic-objects", &["elastic-spec"], "bytes by name, for whoever keeps some; a digest is the domain's word"),
     (
         "elastic-serve",
         &["elastic-spec", "elastic-transform", "elastic-bundle", "elastic-tensor", "elastic-models", "elastic-cuda"],

@@ -60,6 +60,11 @@ pub fn install_missing() {
         Ok(_) => {}
         Err(error) => println!("no NCCL ({error:#}); tests of NVIDIA's own library will be skipped"),
     }
+    // Says itself what is wrong.
+    match run(Command::new(root().join("tests/s3-server")).stdin(Stdio::null())) {
+        Ok(()) => {}
+        Err(error) => println!("no S3 server ({error:#}); tests that need a real store will be skipped"),
+    }
 }
 
 fn install_etcd() -> Result<()> {
