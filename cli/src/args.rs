@@ -36,6 +36,8 @@ pub enum Command {
     Cancel(Cancel),
     /// Look at checkpoints, without a cluster
     Checkpoint(Checkpoint),
+    /// Answer requests with a bundle, or with a directory of models
+    Serve(crate::serve::Serve),
     /// Run a coordinator: the control plane of a cluster
     Coordinator(Coordinator),
     /// Run an agent: makes this machine a node of a cluster

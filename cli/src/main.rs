@@ -15,6 +15,7 @@ mod logging;
 mod progress;
 mod reach;
 mod result;
+mod serve;
 mod show;
 mod signals;
 

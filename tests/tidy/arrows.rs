@@ -121,7 +121,11 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
     ("object_store", &["elastic-objects"], "one place knows what a bucket is"),
     ("rusqlite", &["elastic-pipeline"], "lineage is the pipeline's"),
     ("parquet", &["elastic-pipeline"], "files of others are read by ingest"),
-    ("tokio-rustls", &["elastic-collectives"], "TLS of the data plane; the control plane's is in tonic"),
+    (
+        "tokio-rustls",
+        &["elastic-collectives", "elastic-serve"],
+        "TLS of the data plane and of the server's HTTP; that of gRPC is in tonic",
+    ),
     ("libloading", &["elastic-cuda"], "a device's libraries are loaded by the engine of that device alone"),
     ("clap", &["elastic"], "flags are read by the CLI and nowhere else"),
     ("indicatif", &["elastic"], "only the CLI draws"),

@@ -1,0 +1,174 @@
+//! `elastic serve MODELS`: answers requests with bundles until Ctrl-C or SIGTERM.
+
+use crate::args::Listening;
+use crate::exit::{Exit, Outcome, mistake};
+use crate::reach::read_text;
+use crate::{logging, signals};
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, ValueHint};
+use elastic_proto::{Access, ServerCertificate};
+use elastic_serve::repository::bundles;
+use elastic_serve::{Certificate, Config, Keys, Listeners, Server, bind};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  elastic serve digits                             a bundle, to this machine, at ports 8000 and 8001
+  elastic serve registry --http 0.0.0.0:8000 --tls-cert cert.pem --tls-key key.pem --api-key-file keys
+  elastic serve registry --max-batch 128 --batch-delay-us 500 --threads 4
+  curl localhost:8000/v2/models/digits
+  curl localhost:8000/v1/models/digits:predict -d '{\"instances\": [[0, 0, 5, …]]}'
+  curl localhost:8000/metrics
+
+MODELS is a bundle, or a directory of models: NAME/1, NAME/2, … are versions,
+and the newest answers; NAME/labels.json gives names to some ({\"stable\": 1}).
+New versions are loaded aside, answer when they are warm, and leave no gap.
+
+Addresses like :8000 are this machine's only. Others need a certificate, or
+--insecure.
+
+Exit codes: 0 drained, 1 a bundle cannot be served or requests were cut off at
+the end, 2 mistakes on the command line.")]
+pub struct Serve {
+    /// A bundle, or a directory of models
+    #[arg(value_name = "MODELS", value_hint = ValueHint::DirPath)]
+    pub models: PathBuf,
+    /// Address for HTTP
+    #[arg(long, value_name = "HOST:PORT", default_value = ":8000")]
+    pub http: String,
+    /// Address for gRPC; "off" for none
+    #[arg(long, value_name = "HOST:PORT", default_value = ":8001")]
+    pub grpc: String,
+    /// Threads that compute, of each instance [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Threads that read requests and write answers
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub io_threads: u16,
+    /// Batches of one model that are computed at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub instances: u16,
+    /// Most rows that are computed in one go
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub max_batch: u32,
+    /// How long a batch that is not full waits for more, in µs
+    #[arg(long, value_name = "US", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000_000))]
+    pub batch_delay_us: u64,
+    /// Most requests that wait for one model
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub queue: u32,
+    /// Time of a request that asks for none of its own, in ms
+    #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub timeout_ms: u64,
+    /// Newest versions of a model that answer; those with a label do besides
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep: u16,
+    /// How often the directory is looked at, in ms; 0 is only when a client asks for a load
+    #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(..=86_400_000))]
+    pub poll_ms: u64,
+    /// Most connections at once
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections: u32,
+    /// After SIGTERM: how long requests are still taken while readiness says no, in ms
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=600_000))]
+    pub drain_delay_ms: u64,
+    /// And how long those that were taken may last then, in ms
+    #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
+    pub drain_ms: u64,
+    /// File with keys, one a line, of which callers must show one
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub api_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub listening: Listening,
+}
+
+pub fn run(args: Serve) -> Outcome {
+    logging::to_stderr("info");
+    let config = config(&args)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(args.io_threads.into()).thread_name("io").enable_all().build();
+    let outcome = runtime.context("start the runtime")?.block_on(serve(args, config));
+    // A load that is under way is not waited for: the process ends.
+    outcome
+}
+
+async fn serve(args: Serve, config: Config) -> Outcome {
+    let http = listen(&args.http, &args.listening, "--http").await?;
+    let grpc = match args.grpc.as_str() {
+        "off" => None,
+        address => Some(listen(address, &args.listening, "--grpc").await?),
+    };
+    let local = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
+    let (at_http, at_grpc) = (local(&http), grpc.as_ref().map_or("off".into(), local));
+    tracing::info!(http = %at_http, grpc = %at_grpc, models = %config.models.display(), "server starts");
+    let is_bundle = config.models.join("manifest.json").exists();
+    let server = Server::start(config, Listeners { http, grpc }, bundles())?;
+    let interrupted = signals::interrupted();
+    tokio::pin!(interrupted);
+    tokio::select! {
+        () = server.settled() => {}
+        () = &mut interrupted => return Ok(Exit::Interrupted),
+    }
+    match server.shared.readiness() {
+        Ok(()) => tracing::info!("ready"),
+        Err(_) if is_bundle => {
+            let reasons: Vec<String> = server.shared.index().into_iter().map(|row| row.reason).collect();
+            return Err(anyhow!("{}", reasons.join("; ")).into());
+        }
+        Err(why) => tracing::warn!(%why, "not ready yet"),
+    }
+    match server.until(interrupted).await {
+        true => Ok(Exit::Ok),
+        false => Ok(Exit::Failed),
+    }
+}
+
+async fn listen(address: &str, listening: &Listening, flag: &str) -> Result<TcpListener> {
+    let listener = bind(address).await.with_context(|| flag.to_string()).map_err(mistake)?;
+    let certificate = listening.tls_cert.is_some();
+    let access = Access {
+        token: None,
+        certificate: certificate.then(|| ServerCertificate { chain_pem: String::new(), key_pem: String::new() }),
+        insecure: listening.insecure,
+    };
+    access.check(listener.local_addr().context("the listener's address")?).map_err(mistake)?;
+    Ok(listener)
+}
+
+fn config(args: &Serve) -> Result<Config> {
+    let models = &args.models;
+    if !models.is_dir() {
+        return Err(mistake(anyhow!(
+            "{}: there is no such directory; `elastic export` makes a bundle",
+            models.display()
+        )));
+    }
+    if models.join("model.json").exists() && !models.join("manifest.json").exists() {
+        let why = "there is no manifest.json: it is not a whole bundle yet";
+        return Err(mistake(anyhow!("{}: {why}", models.display())));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut config = Config::new(models.clone());
+    config.policy.rows_max = args.max_batch as usize;
+    config.policy.delay = Duration::from_micros(args.batch_delay_us);
+    config.policy.requests_max = args.queue as usize;
+    config.hands.instances = args.instances.into();
+    config.hands.threads = args.threads.map_or(cores, usize::from);
+    config.keep = args.keep.into();
+    config.poll = (args.poll_ms > 0).then(|| Duration::from_millis(args.poll_ms));
+    config.timeout = Duration::from_millis(args.timeout_ms);
+    config.connections = args.connections as usize;
+    config.drain_delay = Duration::from_millis(args.drain_delay_ms);
+    config.drain = Duration::from_millis(args.drain_ms);
+    if let Some(path) = &args.api_key_file {
+        let text = read_text(path)?;
+        config.keys = Keys::parse(&text).map_err(|why| mistake(anyhow!("{}: {why}", path.display())))?;
+    }
+    if let (Some(chain), Some(key)) = (&args.listening.tls_cert, &args.listening.tls_key) {
+        config.certificate = Some(Certificate { chain_pem: read_text(chain)?, key_pem: read_text(key)? });
+    }
+    Ok(config)
+}

@@ -1,0 +1,60 @@
+//! How a server is set up. The CLI reads flags into it; defaults are here.
+
+use crate::batching::Policy;
+use crate::keys::Keys;
+use crate::limits::CONNECTIONS_MAX;
+use crate::serving::Hands;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A bundle, or a directory of models.
+    pub models: PathBuf,
+    pub policy: Policy,
+    pub hands: Hands,
+    /// Newest versions of a model that answer; those with a label do so besides.
+    pub keep: usize,
+    /// How often the directory is looked at; None: only when somebody asks for it.
+    pub poll: Option<Duration>,
+    /// For requests that ask for no time of their own.
+    pub timeout: Duration,
+    pub connections: usize,
+    /// After SIGTERM: how long requests are still taken while readiness says no …
+    pub drain_delay: Duration,
+    /// … and how long those that were taken may last then.
+    pub drain: Duration,
+    pub keys: Keys,
+    pub certificate: Option<Certificate>,
+}
+
+/// PEM texts.
+#[derive(Clone)]
+pub struct Certificate {
+    pub chain_pem: String,
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Certificate")
+    }
+}
+
+impl Config {
+    pub fn new(models: PathBuf) -> Config {
+        Config {
+            models,
+            policy: Policy::default(),
+            hands: Hands { instances: 1, threads: 1 },
+            keep: 1,
+            poll: Some(Duration::from_secs(2)),
+            timeout: Duration::from_secs(30),
+            connections: CONNECTIONS_MAX,
+            drain_delay: Duration::ZERO,
+            drain: Duration::from_secs(30),
+            keys: Keys::default(),
+            certificate: None,
+        }
+    }
+}

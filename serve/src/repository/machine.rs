@@ -1,0 +1,345 @@
+//! Decides what is loaded, what answers, and when the old version goes: a function of (state, event, now).
+//!
+//! Of each model the newest versions and those with a label are wanted. A wanted version is loaded aside; until every
+//! wanted one answers, those that answered before go on. A load that came to nothing is tried again after 1 s, 2 s, …
+//! 60 s, and at once when the files change. Files that vanish with their whole model take it out; a model whose
+//! directory is there but holds nothing whole (somebody copies) keeps what it has.
+
+use crate::state::IndexRow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// What a look at the directory saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub models: BTreeMap<String, FoundModel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundModel {
+    pub versions: BTreeMap<u64, FoundVersion>,
+    /// The error keeps the labels that there were.
+    pub labels: Result<BTreeMap<String, u64>, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundVersion {
+    pub dir: PathBuf,
+    /// Another one: the files were written anew.
+    pub mark: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub name: String,
+    pub version: u64,
+    pub dir: PathBuf,
+    pub mark: u64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Found(Found),
+    Loaded(Load),
+    Failed(Load, String),
+    /// Somebody wants the model loaded, now.
+    On(String),
+    /// Somebody wants it gone until further notice.
+    Off(String),
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Load(Load),
+    /// What answers has changed.
+    Show,
+}
+
+/// What answers for one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    pub versions: BTreeSet<u64>,
+    pub labels: BTreeMap<String, u64>,
+    /// Why nothing does.
+    pub unready: Option<String>,
+}
+
+pub struct Machine {
+    keep: usize,
+    looked: bool,
+    models: BTreeMap<String, Model>,
+    shown: BTreeMap<String, Shown>,
+}
+
+#[derive(Default)]
+struct Model {
+    is_off: bool,
+    found: BTreeMap<u64, FoundVersion>,
+    labels: BTreeMap<String, u64>,
+    bad_labels: Option<String>,
+    versions: BTreeMap<u64, Version>,
+}
+
+#[derive(Default)]
+struct Version {
+    /// Mark of the files that answer.
+    live: Option<u64>,
+    attempt: Option<Attempt>,
+}
+
+/// To load files of this mark.
+struct Attempt {
+    mark: u64,
+    failures: u32,
+    stage: Stage,
+}
+
+enum Stage {
+    Loading,
+    Failed { reason: String, again_ms: u64 },
+}
+
+impl Machine {
+    pub fn new(keep: usize) -> Machine {
+        assert!(keep > 0, "at least the newest version answers");
+        Machine { keep, looked: false, models: BTreeMap::new(), shown: BTreeMap::new() }
+    }
+
+    pub fn step(&mut self, now_ms: u64, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Found(found) => self.found(found),
+            Event::Loaded(load) => {
+                if let Some(version) = self.version(&load) {
+                    version.live = Some(load.mark);
+                    version.attempt = None;
+                }
+            }
+            Event::Failed(load, reason) => {
+                if let Some(Version { attempt: Some(attempt), .. }) = self.version(&load) {
+                    attempt.failures += 1;
+                    let again_ms = now_ms + backoff_ms(attempt.failures);
+                    attempt.stage = Stage::Failed { reason, again_ms };
+                }
+            }
+            Event::On(name) => {
+                if let Some(model) = self.models.get_mut(&name) {
+                    model.is_off = false;
+                    // Who asks does not wait for the next try.
+                    model.versions.values_mut().for_each(Version::try_now);
+                }
+            }
+            Event::Off(name) => {
+                if let Some(model) = self.models.get_mut(&name) {
+                    model.is_off = true;
+                }
+            }
+            Event::Tick => {}
+        }
+        self.settle(now_ms)
+    }
+
+    fn found(&mut self, found: Found) {
+        self.looked = true;
+        self.models.retain(|name, _| found.models.contains_key(name));
+        for (name, found) in found.models {
+            let model = self.models.entry(name).or_default();
+            if !found.versions.is_empty() {
+                model.found = found.versions;
+            }
+            match found.labels {
+                Ok(labels) => (model.labels, model.bad_labels) = (labels, None),
+                Err(why) => model.bad_labels = Some(why),
+            }
+        }
+    }
+
+    /// The version that a load was started for, if it is still that.
+    fn version(&mut self, load: &Load) -> Option<&mut Version> {
+        let version = self.models.get_mut(&load.name)?.versions.get_mut(&load.version)?;
+        version.attempt.as_ref().is_some_and(|attempt| attempt.mark == load.mark).then_some(version)
+    }
+
+    /// What is to be loaded now, and what answers now.
+    fn settle(&mut self, now_ms: u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (name, model) in &mut self.models {
+            let loads = model.loads(self.keep, now_ms).into_iter();
+            effects.extend(loads.map(|(version, found)| {
+                let FoundVersion { dir, mark } = found;
+                Effect::Load(Load { name: name.clone(), version, dir, mark })
+            }));
+            model.retire(self.keep);
+        }
+        let before = std::mem::take(&mut self.shown);
+        let shown = |(name, model): (&String, &Model)| {
+            let labels = before.get(name).map(|shown| shown.labels.clone()).unwrap_or_default();
+            (name.clone(), model.shown(labels))
+        };
+        self.shown = self.models.iter().map(shown).collect();
+        // A version that was written anew changes nothing that can be compared: its load says it.
+        effects.push(Effect::Show);
+        effects
+    }
+
+    pub fn shown(&self) -> BTreeMap<String, Shown> {
+        self.shown.clone()
+    }
+
+    /// Is this what the model waits for? Files that changed meanwhile are loaded anew.
+    pub fn expects(&self, load: &Load) -> bool {
+        let version = self.models.get(&load.name).and_then(|model| model.versions.get(&load.version));
+        let attempt = version.and_then(|version| version.attempt.as_ref());
+        attempt.is_some_and(|attempt| attempt.mark == load.mark)
+    }
+
+    pub fn knows(&self, name: &str) -> bool {
+        self.models.contains_key(name)
+    }
+
+    /// Has everything that was found been loaded or refused once?
+    pub fn has_settled(&self) -> bool {
+        self.looked && self.models.values().all(|model| !model.is_loading())
+    }
+
+    /// Of what somebody asked for: None while it is being loaded.
+    pub fn outcome(&self, name: &str) -> Option<Result<(), String>> {
+        let Some(model) = self.models.get(name) else { return Some(Err("it is gone".into())) };
+        if model.is_loading() {
+            return None;
+        }
+        let wanted = model.wanted(self.keep);
+        let reason = wanted.iter().find_map(|version| Some((version, model.versions.get(version)?.reason()?)));
+        match reason {
+            Some((version, reason)) => Some(Err(format!("version {version}: {reason}"))),
+            None if wanted.is_empty() => Some(Err("it has no whole bundle".into())),
+            None => Some(Ok(())),
+        }
+    }
+
+    pub fn index(&self) -> Vec<IndexRow> {
+        let mut rows = Vec::new();
+        for (name, model) in &self.models {
+            let row = |version: String, state, reason: String| IndexRow { name: name.clone(), version, state, reason };
+            for (number, version) in &model.versions {
+                let reason = version.reason().unwrap_or_default().to_string();
+                let state = match (version.live, &version.attempt) {
+                    (Some(_), _) => "READY",
+                    (None, Some(Attempt { stage: Stage::Loading, .. })) => "LOADING",
+                    (None, _) => "UNAVAILABLE",
+                };
+                rows.push(row(number.to_string(), state, reason));
+            }
+            if model.versions.is_empty() {
+                rows.push(row(String::new(), "UNAVAILABLE", model.why_nothing()));
+            }
+            if let Some(why) = &model.bad_labels {
+                rows.push(row(String::new(), "UNAVAILABLE", why.clone()));
+            }
+        }
+        rows
+    }
+}
+
+impl Model {
+    fn wanted(&self, keep: usize) -> BTreeSet<u64> {
+        if self.is_off {
+            return BTreeSet::new();
+        }
+        let newest = self.found.keys().rev().take(keep);
+        let labelled = self.labels.values().filter(|version| self.found.contains_key(version));
+        newest.chain(labelled).copied().collect()
+    }
+
+    fn loads(&mut self, keep: usize, now_ms: u64) -> Vec<(u64, FoundVersion)> {
+        let mut loads = Vec::new();
+        for number in self.wanted(keep) {
+            let found = &self.found[&number];
+            let version = self.versions.entry(number).or_default();
+            if version.live == Some(found.mark) {
+                version.attempt = None;
+                continue;
+            }
+            let failures = match &version.attempt {
+                Some(Attempt { stage: Stage::Loading, .. }) => continue,
+                Some(Attempt { mark, failures, stage: Stage::Failed { again_ms, .. } }) if *mark == found.mark => {
+                    if now_ms < *again_ms {
+                        continue;
+                    }
+                    *failures
+                }
+                _ => 0,
+            };
+            version.attempt = Some(Attempt { mark: found.mark, failures, stage: Stage::Loading });
+            loads.push((number, found.clone()));
+        }
+        loads
+    }
+
+    /// What is not wanted goes once all that is wanted answers.
+    fn retire(&mut self, keep: usize) {
+        let wanted = self.wanted(keep);
+        let all_answer = wanted.iter().all(|number| self.versions.get(number).is_some_and(|v| v.live.is_some()));
+        let is_kept = |number: &u64, version: &Version| {
+            wanted.contains(number) || (version.live.is_some() && !all_answer && !self.is_off)
+        };
+        self.versions.retain(|number, version| is_kept(number, version));
+    }
+
+    /// A label goes on to its new version when that answers, and stays at the old one until then.
+    fn shown(&self, before: BTreeMap<String, u64>) -> Shown {
+        let live = |number: &u64| self.versions.get(number).is_some_and(|version| version.live.is_some());
+        let versions: BTreeSet<u64> = self.versions.keys().copied().filter(live).collect();
+        let target = |(label, wanted): (&String, &u64)| {
+            let old = before.get(label).filter(|old| live(old) && !live(wanted));
+            (label.clone(), *old.unwrap_or(wanted))
+        };
+        let labels = self.labels.iter().map(target).collect();
+        let unready = versions.is_empty().then(|| self.why_nothing());
+        Shown { versions, labels, unready }
+    }
+
+    fn why_nothing(&self) -> String {
+        if self.is_off {
+            return "it was unloaded".into();
+        }
+        let reason = self
+            .versions
+            .iter()
+            .rev()
+            .find_map(|(number, version)| version.reason().map(|reason| format!("version {number}: {reason}")));
+        match (reason, self.is_loading()) {
+            (Some(reason), _) => reason,
+            (None, true) => "it is being loaded".into(),
+            (None, false) => "there is no whole bundle of it".into(),
+        }
+    }
+
+    fn is_loading(&self) -> bool {
+        let loading = |version: &Version| matches!(&version.attempt, Some(Attempt { stage: Stage::Loading, .. }));
+        self.versions.values().any(loading)
+    }
+}
+
+impl Version {
+    fn reason(&self) -> Option<&str> {
+        match &self.attempt {
+            Some(Attempt { stage: Stage::Failed { reason, .. }, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    fn try_now(&mut self) {
+        if let Some(Attempt { stage: Stage::Failed { again_ms, .. }, .. }) = &mut self.attempt {
+            *again_ms = 0;
+        }
+    }
+}
+
+/// 1 s, doubling up to 60 s.
+fn backoff_ms(failures: u32) -> u64 {
+    (1_000u64 << failures.saturating_sub(1).min(6)).min(60_000)
+}
+
+#[cfg(test)]
+mod tests;

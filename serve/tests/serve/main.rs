@@ -1,0 +1,8 @@
+//! The server over real sockets, with real bundles: what clients send, right and wrong, and what happens to them while
+//! versions change, queues fill, and the server ends.
+
+mod client;
+mod models;
+mod up;
+
+mod rest;
