@@ -1,6 +1,7 @@
 //! The command line: what may be said, with an example for each. Nothing is decided here.
 
 use crate::exit::EXIT_CODES;
+use crate::token::Token;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use std::path::PathBuf;
 
@@ -34,6 +35,8 @@ pub enum Command {
     Drain(Drain),
     /// Stop a job for good
     Cancel(Cancel),
+    /// Make, list and revoke tokens: who may take part, look, submit or rule
+    Token(Token),
     /// Look at checkpoints, without a cluster
     Checkpoint(Checkpoint),
     /// Answer requests with a bundle, or with a directory of models
@@ -79,6 +82,10 @@ pub struct Listening {
     /// Key of the certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     pub tls_key: Option<PathBuf>,
+    /// Directory with ca.pem, cert.pem and key.pem, as `elastic certs` makes it, for all that this process
+    /// speaks; what a flag names besides goes first
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub tls_dir: Option<PathBuf>,
     /// Allow plain text on addresses that other machines can reach
     #[arg(long)]
     pub insecure: bool,
@@ -320,7 +327,7 @@ pub struct CheckpointPath {
 #[command(after_help = "\
 Examples:
   elastic coordinator
-  elastic coordinator --listen 10.0.0.1:7070 --tls-cert cert.pem --tls-key key.pem --token-file token
+  elastic coordinator --listen 10.0.0.1:7070 --tls-dir certs/coordinator --token-file certs/token
   elastic coordinator --listen 10.0.0.1:7070 --insecure --store etcd://10.0.0.5:2379,10.0.0.6:2379
 
 Kill it and start it again on the same store: no job and no step is lost, and
@@ -350,6 +357,12 @@ pub struct Coordinator {
     /// Authority of the agents' certificates, to read logs from them (PEM)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tls_ca: Option<PathBuf>,
+    /// Name that the agents' certificates carry [default: the address of each]
+    #[arg(long, value_name = "NAME")]
+    pub agent_tls_name: Option<String>,
+    /// Let only those take part as agents who show a certificate of this authority (PEM)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub agent_tls_ca: Option<PathBuf>,
     #[command(flatten)]
     pub listening: Listening,
 }
@@ -358,7 +371,8 @@ pub struct Coordinator {
 #[command(after_help = "\
 Examples:
   elastic agent --coordinator http://10.0.0.1:7070 --advertise 10.0.0.2 --bind 10.0.0.2 --insecure
-  elastic agent --coordinator http://10.0.0.1:7070 --slots 4 --ports 7100-7199
+  elastic agent --coordinator https://10.0.0.1:7070 --advertise 10.0.0.2 --bind 10.0.0.2 \\
+      --tls-dir certs/node-2 --token-file agent.token --slots 4 --ports 7100-7199
 
 SIGTERM drains: the workers hand over and leave, then the agent ends. If it is
 killed, its workers end at once.")]
@@ -381,9 +395,6 @@ pub struct Agent {
     /// Ports for the workers' data plane, e.g. 7100-7199 [default: any free one]
     #[arg(long, value_name = "LO-HI")]
     pub ports: Option<String>,
-    /// Directory with ca.pem, cert.pem and key.pem for the workers' data plane
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub tls_dir: Option<PathBuf>,
     /// Let jobs start programs of their own (model.program) on this machine
     #[arg(long)]
     pub allow_programs: bool,

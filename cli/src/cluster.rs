@@ -48,7 +48,7 @@ impl Inside {
         let address = listener.local_addr().context("the coordinator's address")?;
         let url = format!("http://{address}");
         let store = Arc::new(Embedded::open(&plan.dir.join("store"))?);
-        let credentials = Credentials { token: plan.token.clone(), authority_pem: None };
+        let credentials = Credentials { token: plan.token.clone(), ..Credentials::default() };
         let access = Access { token: plan.token.clone(), ..Access::default() };
         let config = elastic_coordinator::Config {
             advertise: url.clone(),

@@ -55,7 +55,9 @@ impl From<anyhow::Error> for Failure {
 /// What may have been refused by a coordinator.
 fn exit_of(refusal: &Refusal) -> Exit {
     match refusal {
-        Refusal::Invalid(_) | Refusal::NotFound(_) | Refusal::Unauthenticated(_) => Exit::Mistake,
+        Refusal::Invalid(_) | Refusal::NotFound(_) | Refusal::Unauthenticated(_) | Refusal::Forbidden(_) => {
+            Exit::Mistake
+        }
         Refusal::Standby { .. } | Refusal::Unavailable(_) => Exit::Unreachable,
         Refusal::NotNow(_) | Refusal::TooMuch(_) | Refusal::Internal(_) => Exit::Failed,
     }

@@ -18,6 +18,7 @@ mod result;
 mod serve;
 mod show;
 mod signals;
+mod token;
 
 use args::{Cli, Command};
 use clap::Parser;

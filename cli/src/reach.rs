@@ -42,7 +42,12 @@ impl Cluster {
         let token = token(token_file.map(PathBuf::as_path), reach.token.as_deref())?;
         let authority = reach.tls_ca.as_ref().or(config.tls_ca.as_ref());
         let authority_pem = authority.map(|path| read_text(path)).transpose()?;
-        Ok(Some(Cluster { urls, credentials: Credentials { token, authority_pem } }))
+        // A file is read again for each connection; that it can be read was seen here.
+        let token_file = token_file.cloned();
+        Ok(Some(Cluster {
+            urls,
+            credentials: Credentials { token, token_file, authority_pem, ..Credentials::default() },
+        }))
     }
 
     /// For commands that make no sense without one.

@@ -1,11 +1,12 @@
 //! What calls and streams ask of the driver. Each that wants an answer brings the way for it.
 
-use crate::links::{LinkId, Wants};
+use crate::links::{LinkId, LogPlace, Wants};
 use elastic_control::{Event, RequestId};
 use elastic_proto::Refusal;
+use elastic_spec::access::Token;
 use elastic_spec::api::{JobStatus, NodeStatus, Scale, Submit};
 use elastic_spec::facts::NodeReport;
-use elastic_spec::{JobId, NodeId};
+use elastic_spec::{JobId, NodeId, TokenName};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
@@ -42,8 +43,11 @@ pub(crate) enum Ask {
         answer: Answer<Vec<NodeStatus>>,
     },
     /// Where attached nodes serve their logs.
-    LogAddresses {
-        answer: Answer<BTreeMap<NodeId, String>>,
+    LogPlaces {
+        answer: Answer<BTreeMap<NodeId, LogPlace>>,
+    },
+    Tokens {
+        answer: Answer<Vec<Token>>,
     },
 }
 
@@ -53,6 +57,8 @@ pub(crate) enum Change {
     Scale(Scale),
     Drain(NodeId),
     Cancel(JobId),
+    KeepToken(Token),
+    RevokeToken(TokenName),
 }
 
 impl Change {
@@ -66,6 +72,8 @@ impl Change {
             }
             Change::Drain(node) => Event::Drain { request, node },
             Change::Cancel(job) => Event::Cancel { request, job },
+            Change::KeepToken(token) => Event::KeepToken { request, token },
+            Change::RevokeToken(name) => Event::RevokeToken { request, name },
         }
     }
 }

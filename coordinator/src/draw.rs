@@ -9,6 +9,11 @@ pub(crate) fn secret() -> io::Result<Vec<u8>> {
     bytes::<32>().map(Vec::from)
 }
 
+/// What makes a token more than its name.
+pub(crate) fn token() -> io::Result<[u8; 32]> {
+    bytes()
+}
+
 /// A readable id for one run of the job called `name`: "digits-3fa2c1".
 pub(crate) fn job_id(name: &str) -> io::Result<JobId> {
     let [a, b, c] = bytes::<3>()?;

@@ -10,7 +10,7 @@ use crate::store::{Candidate, Leadership, Store};
 use crate::sweep::Sweep;
 use crate::unsaid::{Landed, Unsaid};
 use elastic_control::{Effects, Event, Level, Machine, Note, Record, Reply, RequestId};
-use elastic_proto::Refusal;
+use elastic_proto::{Refusal, Ring};
 use elastic_spec::facts::NodeWant;
 use elastic_spec::{NodeId, Term};
 use std::collections::BTreeMap;
@@ -56,6 +56,7 @@ impl Driver {
             let term = leadership.term;
             let end = self.lead(leadership).await;
             self.role.send_replace(Role::Standby { leader: None });
+            self.config.access.ring.forget();
             self.store.resign(term).await;
             match end {
                 End::Stopped => return info!(%term, "resigned"),
@@ -108,6 +109,7 @@ impl Driver {
             }
         };
         let mut reign = Reign::new(self, leadership.term, clock, records);
+        self.config.access.ring.replace(reign.machine.tokens());
         self.role.send_replace(Role::Leader { term: leadership.term, late: None });
         loop {
             let event = tokio::select! {
@@ -156,6 +158,7 @@ struct Reign {
     requests: u64,
     waiting: BTreeMap<RequestId, Answer<Result<(), Refusal>>>,
     sweep: Sweep,
+    ring: Ring,
 }
 
 impl Reign {
@@ -176,6 +179,7 @@ impl Reign {
             requests: 0,
             waiting: BTreeMap::new(),
             sweep: Sweep::new(driver.store.clone()),
+            ring: driver.config.access.ring.clone(),
         }
     }
 
@@ -202,7 +206,8 @@ impl Reign {
             Ask::Jobs { answer } => drop(answer.send(self.machine.jobs(now))),
             Ask::Job { job, answer } => drop(answer.send(self.machine.job(now, &job))),
             Ask::Nodes { answer } => drop(answer.send(self.machine.nodes(now))),
-            Ask::LogAddresses { answer } => drop(answer.send(self.links.log_addresses())),
+            Ask::LogPlaces { answer } => drop(answer.send(self.links.log_places())),
+            Ask::Tokens { answer } => drop(answer.send(self.machine.tokens())),
         }
         None
     }
@@ -216,7 +221,12 @@ impl Reign {
     }
 
     async fn step(&mut self, event: Event) -> Result<(), End> {
+        let is_about_tokens = matches!(event, Event::KeepToken { .. } | Event::RevokeToken { .. });
         let Effects { persist, then_send, then_reply, notes, stand_down } = self.machine.step(self.clock.now(), event);
+        if is_about_tokens {
+            // Before the record stands: a new token is told to nobody until then, a revoked one is of no more use.
+            self.ring.replace(self.machine.tokens());
+        }
         notes.iter().for_each(|note| log(self.term, note));
         if let Some(seen) = stand_down {
             return Err(End::Deposed { above: seen });
@@ -282,10 +292,12 @@ fn refused(refusal: &elastic_control::Refusal) -> Refusal {
     use elastic_control::Refusal as Control;
     let words = refusal.to_string();
     match refusal {
-        Control::UnknownJob(_) | Control::UnknownNode(_) => Refusal::NotFound(words),
+        Control::UnknownJob(_) | Control::UnknownNode(_) | Control::UnknownToken(_) => Refusal::NotFound(words),
         Control::BadSpec(_) | Control::BadScale { .. } => Refusal::Invalid(words),
-        Control::JobExists(_) | Control::JobOver { .. } | Control::RunInUse { .. } => Refusal::NotNow(words),
-        Control::TooManyJobs { .. } => Refusal::TooMuch(words),
+        Control::JobExists(_) | Control::JobOver { .. } | Control::RunInUse { .. } | Control::TokenExists(_) => {
+            Refusal::NotNow(words)
+        }
+        Control::TooManyJobs { .. } | Control::TooManyTokens(_) => Refusal::TooMuch(words),
     }
 }
 

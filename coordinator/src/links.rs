@@ -31,8 +31,21 @@ struct Link {
     id: LinkId,
     wants: Wants,
     incarnation: u64,
-    log_address: String,
+    log: LogPlace,
     heard: Instant,
+}
+
+/// Where a node's logs are read, and what must be shown there.
+#[derive(Clone)]
+pub(crate) struct LogPlace {
+    pub address: String,
+    pub token: String,
+}
+
+impl LogPlace {
+    fn of(report: &NodeReport) -> LogPlace {
+        LogPlace { address: report.log_address.clone(), token: report.log_token.clone() }
+    }
 }
 
 impl Links {
@@ -48,8 +61,7 @@ impl Links {
             }
             _ => {}
         }
-        let (incarnation, log_address) = (first.incarnation, first.log_address.clone());
-        let link = Link { id, wants, incarnation, log_address, heard: Instant::now() };
+        let link = Link { id, wants, incarnation: first.incarnation, log: LogPlace::of(first), heard: Instant::now() };
         self.by_node.insert(first.node.clone(), link);
         Ok(())
     }
@@ -58,8 +70,8 @@ impl Links {
     pub fn hear(&mut self, id: LinkId, report: &NodeReport) -> bool {
         let Some(link) = self.by_node.get_mut(&report.node).filter(|link| link.id == id) else { return false };
         link.heard = Instant::now();
-        if link.log_address != report.log_address {
-            link.log_address = report.log_address.clone();
+        if (&link.log.address, &link.log.token) != (&report.log_address, &report.log_token) {
+            link.log = LogPlace::of(report);
         }
         true
     }
@@ -80,8 +92,8 @@ impl Links {
         self.by_node.keys()
     }
 
-    pub fn log_addresses(&self) -> BTreeMap<NodeId, String> {
-        self.by_node.iter().map(|(node, link)| (node.clone(), link.log_address.clone())).collect()
+    pub fn log_places(&self) -> BTreeMap<NodeId, LogPlace> {
+        self.by_node.iter().map(|(node, link)| (node.clone(), link.log.clone())).collect()
     }
 }
 

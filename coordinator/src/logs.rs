@@ -3,10 +3,11 @@
 //! Without `follow` each node's logs come one after the other in the order of views and ranks. With it,
 //! every log is read as it grows and new ones are looked for until the job is over and all are read.
 
+use crate::links::LogPlace;
 use crate::service::Service;
-use elastic_proto::Refusal;
 use elastic_proto::client::NodeLogs;
 use elastic_proto::server::{Api, Flow};
+use elastic_proto::{Credentials, Refusal};
 use elastic_spec::api::{JobStatus, LogFile, LogPiece, LogRead, LogsQuery};
 use elastic_spec::{JobId, NodeId};
 use std::collections::BTreeSet;
@@ -42,7 +43,7 @@ pub(crate) async fn gather(service: Service, query: LogsQuery, job: JobStatus) -
 }
 
 async fn read_once(service: &Service, query: &LogsQuery, job: &JobStatus, out: &Out) -> Result<(), HungUp> {
-    let attached = match service.log_addresses().await {
+    let attached = match service.log_places().await {
         Ok(attached) => attached,
         Err(e) => return out.send(Err(e)).await.map_err(|_| HungUp),
     };
@@ -50,8 +51,8 @@ async fn read_once(service: &Service, query: &LogsQuery, job: &JobStatus, out: &
         missing(out, node, "its agent is not attached").await?;
     }
     let mut found = Vec::new();
-    for (node, address) in attached {
-        match list(service, query, &address).await {
+    for (node, place) in attached {
+        match list(service, query, &place).await {
             Ok((logs, files)) => found.extend(files.into_iter().map(|file| (file, node.clone(), logs.clone()))),
             Err(e) => missing(out, &node, &e.to_string()).await?,
         }
@@ -71,8 +72,8 @@ async fn follow(service: &Service, query: &LogsQuery, out: &Out) -> Result<(), H
     loop {
         // Asked before the logs are listed: once it is over, no new one appears.
         let over = service.status(query.job.clone()).await.is_ok_and(|job| job.state.is_over());
-        for (node, address) in service.log_addresses().await.unwrap_or_default() {
-            let (logs, files) = match list(service, query, &address).await {
+        for (node, place) in service.log_places().await.unwrap_or_default() {
+            let (logs, files) = match list(service, query, &place).await {
                 Ok(found) => found,
                 Err(e) => {
                     if told.insert(node.clone()) {
@@ -104,8 +105,9 @@ async fn follow(service: &Service, query: &LogsQuery, out: &Out) -> Result<(), H
 }
 
 /// The logs of a node that the query asks for.
-async fn list(service: &Service, query: &LogsQuery, address: &str) -> Result<(NodeLogs, Vec<LogFile>), Refusal> {
-    let logs = NodeLogs::connect(address, &service.credentials).await?;
+async fn list(service: &Service, query: &LogsQuery, place: &LogPlace) -> Result<(NodeLogs, Vec<LogFile>), Refusal> {
+    let shown = Credentials { token: Some(place.token.clone()), ..service.credentials.clone() };
+    let logs = NodeLogs::connect(&place.address, &shown).await?;
     let mut files = logs.list(&query.job).await?;
     files.retain(|file| {
         let rank = query.rank.is_none_or(|rank| file.rank == Some(rank));

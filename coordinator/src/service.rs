@@ -1,18 +1,20 @@
 //! What callers see: each call is checked against the store, put to the driver, and its answer given back.
 
 use crate::ask::{Answer, Ask, Change};
+use crate::clock::unix_ms;
 use crate::driver::Role;
-use crate::links::{self, LinkId};
+use crate::links::{self, LinkId, LogPlace};
 use crate::store::{Store, StoreError};
 use crate::{Config, draw, logs};
 use bytes::Bytes;
 use elastic_proto::server::{Api, Control, Flow, async_trait};
-use elastic_proto::{Credentials, Refusal};
-use elastic_spec::api::{Health, JobStatus, LogPiece, LogsQuery, NodeStatus, Scale, Submit};
+use elastic_proto::{Access, Credentials, Refusal};
+use elastic_spec::access::{Token, token_text};
+use elastic_spec::api::{Health, JobStatus, LogPiece, LogsQuery, MakeToken, NodeStatus, Scale, Submit, TokenInfo};
 use elastic_spec::facts::{NodeReport, NodeWant};
 use elastic_spec::job::JobSpec;
 use elastic_spec::limits::BLOB_BYTES_MAX;
-use elastic_spec::{Digest, JobId, NodeId};
+use elastic_spec::{Digest, JobId, NodeId, TokenName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ pub(crate) struct Service {
     store: Arc<dyn Store>,
     advertise: String,
     runs: PathBuf,
+    access: Access,
     pub credentials: Credentials,
     pub stopped: watch::Receiver<bool>,
     links: Arc<AtomicU64>,
@@ -45,6 +48,7 @@ impl Service {
             store,
             advertise: config.advertise.clone(),
             runs: config.runs.clone(),
+            access: config.access.clone(),
             credentials: config.credentials.clone(),
             stopped,
             links: Arc::default(),
@@ -79,8 +83,8 @@ impl Service {
         self.ask(|answer| Ask::Change { change, answer }).await?
     }
 
-    pub async fn log_addresses(&self) -> Result<BTreeMap<NodeId, String>, Refusal> {
-        self.ask(|answer| Ask::LogAddresses { answer }).await
+    pub async fn log_places(&self) -> Result<BTreeMap<NodeId, LogPlace>, Refusal> {
+        self.ask(|answer| Ask::LogPlaces { answer }).await
     }
 
     /// All inputs are there and small enough together.
@@ -174,6 +178,41 @@ impl Api for Service {
     async fn logs(&self, query: LogsQuery) -> Result<Flow<LogPiece>, Refusal> {
         let job = self.status(query.job.clone()).await?;
         logs::gather(self.clone(), query, job).await
+    }
+
+    async fn make_token(&self, make: MakeToken) -> Result<String, Refusal> {
+        if self.access.is_open() {
+            let words = "nobody is asked for a token here: start the coordinator with --token-file first";
+            return Err(Refusal::NotNow(words.into()));
+        }
+        self.leading()?;
+        let MakeToken { name, role, ttl_ms } = make;
+        let text = token_text(&name, &draw::token().map_err(|e| Refusal::Internal(format!("draw a token: {e}")))?);
+        let now = unix_ms();
+        let token = Token {
+            name,
+            role,
+            digest: Digest::of(text.as_bytes()),
+            made_unix_ms: now,
+            expires_unix_ms: now.saturating_add(ttl_ms),
+        };
+        self.change(Change::KeepToken(token)).await?;
+        Ok(text)
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, Refusal> {
+        let tokens = self.ask(|answer| Ask::Tokens { answer }).await?;
+        let info = |t: Token| TokenInfo {
+            name: t.name,
+            role: t.role,
+            made_unix_ms: t.made_unix_ms,
+            expires_unix_ms: t.expires_unix_ms,
+        };
+        Ok(tokens.into_iter().map(info).collect())
+    }
+
+    async fn revoke_token(&self, name: TokenName) -> Result<(), Refusal> {
+        self.change(Change::RevokeToken(name)).await
     }
 
     async fn health(&self) -> Health {

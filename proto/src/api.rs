@@ -6,13 +6,19 @@ use crate::convert::{
 use crate::facts::digest_bytes;
 use crate::pb;
 use crate::view::{role, role_number};
-use elastic_spec::api::{Fault, Health, JobState, JobStatus, MemberStatus, NodeStatus, Scale, Submit};
+use elastic_spec::access::Role;
+use elastic_spec::api::{
+    Fault, Health, JobState, JobStatus, MakeToken, MemberStatus, NodeStatus, Scale, Submit, TokenInfo,
+};
 use elastic_spec::job::JobSpec;
-use elastic_spec::limits::{INPUTS_MAX, JOBS_MAX, NODES_MAX, SPEC_BYTES_MAX, STALLS_MAX, WORKERS_MAX};
-use elastic_spec::{Digest, JobId, NodeId, Round, Step, Term, WorkerId};
+use elastic_spec::limits::{
+    INPUTS_MAX, JOBS_MAX, NODES_MAX, SPEC_BYTES_MAX, STALLS_MAX, TOKEN_TTL_MS_MAX, TOKENS_MAX, WORKERS_MAX,
+};
+use elastic_spec::{Digest, JobId, NodeId, Round, Step, Term, TokenName, WorkerId};
 
 message!(Submit, "submit");
 message!(Scale, "scale");
+message!(MakeToken, "token");
 message!(Health, "health");
 message!(JobStatus, "job");
 message!(NodeStatus, "node");
@@ -63,6 +69,83 @@ impl Wire for Scale {
             max_workers: self.max_workers.into(),
         }
     }
+}
+
+impl Wire for MakeToken {
+    type Pb = pb::MakeTokenRequest;
+
+    fn read(pb: pb::MakeTokenRequest) -> Result<MakeToken, WireError> {
+        match pb.ttl_ms {
+            0 => Err(WireError::new("ttl_ms", "is 0: the token would have expired")),
+            ms if ms > TOKEN_TTL_MS_MAX => {
+                Err(WireError::new("ttl_ms", format_args!("{ms} is above {TOKEN_TTL_MS_MAX} (ten years)")))
+            }
+            ttl_ms => {
+                Ok(MakeToken { name: token_name("name", pb.name)?, role: access_role("role", &pb.role)?, ttl_ms })
+            }
+        }
+    }
+
+    fn write(self) -> pb::MakeTokenRequest {
+        pb::MakeTokenRequest { name: self.name.to_string(), role: self.role.to_string(), ttl_ms: self.ttl_ms }
+    }
+}
+
+impl Wire for TokenInfo {
+    type Pb = pb::Token;
+
+    fn read(pb: pb::Token) -> Result<TokenInfo, WireError> {
+        Ok(TokenInfo {
+            name: token_name("name", pb.name)?,
+            role: access_role("role", &pb.role)?,
+            made_unix_ms: pb.made_unix_ms,
+            expires_unix_ms: pb.expires_unix_ms,
+        })
+    }
+
+    fn write(self) -> pb::Token {
+        pb::Token {
+            name: self.name.to_string(),
+            role: self.role.to_string(),
+            made_unix_ms: self.made_unix_ms,
+            expires_unix_ms: self.expires_unix_ms,
+        }
+    }
+}
+
+impl Wire for Vec<TokenInfo> {
+    type Pb = pb::TokenList;
+
+    fn read(pb: pb::TokenList) -> Result<Vec<TokenInfo>, WireError> {
+        list("tokens", pb.tokens, TOKENS_MAX)
+    }
+
+    fn write(self) -> pb::TokenList {
+        pb::TokenList { tokens: self.into_iter().map(Wire::write).collect() }
+    }
+}
+
+impl Wire for TokenName {
+    type Pb = pb::TokenRef;
+
+    fn read(pb: pb::TokenRef) -> Result<TokenName, WireError> {
+        token_name("name", pb.name)
+    }
+
+    fn write(self) -> pb::TokenRef {
+        pb::TokenRef { name: self.to_string() }
+    }
+}
+
+fn token_name(field: &str, value: String) -> Result<TokenName, WireError> {
+    TokenName::parse(&value).map_err(|e| WireError::new(field, e))
+}
+
+fn access_role(field: &str, value: &str) -> Result<Role, WireError> {
+    let shown: String = value.chars().take(80).collect();
+    Role::parse(value).ok_or_else(|| {
+        WireError::new(field, format_args!("{shown:?} is no role: agent, viewer, submitter and admin are"))
+    })
 }
 
 impl Wire for Health {

@@ -5,10 +5,12 @@ use crate::convert::{Wire, one};
 use crate::server::{Flow, blob, incoming};
 use crate::{Refusal, pb};
 use bytes::Bytes;
-use elastic_spec::api::{Health, JobStatus, LogFile, LogPiece, LogRead, LogsQuery, NodeStatus, Scale, Submit};
+use elastic_spec::api::{
+    Health, JobStatus, LogFile, LogPiece, LogRead, LogsQuery, MakeToken, NodeStatus, Scale, Submit, TokenInfo,
+};
 use elastic_spec::facts::{NodeReport, NodeWant};
 use elastic_spec::limits::{CONTROL_BYTES_MAX, PIECE_BYTES_MAX};
-use elastic_spec::{Digest, JobId, NodeId};
+use elastic_spec::{Digest, JobId, NodeId, TokenName};
 use std::time::Duration;
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::interceptor::InterceptedService;
@@ -138,6 +140,19 @@ impl Coordinator {
 
     pub async fn logs(&self, query: LogsQuery) -> Result<Flow<LogPiece>, Refusal> {
         Ok(incoming("piece", in_time(self.api.clone().logs(query.write())).await?))
+    }
+
+    /// Makes a token and gives its text, which is told this once.
+    pub async fn make_token(&self, make: MakeToken) -> Result<String, Refusal> {
+        Ok(in_time(self.api.clone().make_token(make.write())).await?.token)
+    }
+
+    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, Refusal> {
+        answer("tokens", self.api.clone().tokens(pb::Empty {})).await
+    }
+
+    pub async fn revoke_token(&self, name: &TokenName) -> Result<(), Refusal> {
+        in_time(self.api.clone().revoke_token(name.clone().write())).await.map(drop)
     }
 
     pub async fn health(&self) -> Result<Health, Refusal> {

@@ -123,6 +123,15 @@ pub(crate) fn secret(field: &str, value: Vec<u8>) -> Result<Vec<u8>, WireError> 
     Ok(value)
 }
 
+/// A token as it travels in a header; may be empty.
+pub(crate) fn token(field: &str, value: String) -> Result<String, WireError> {
+    at_most(field, "bytes", value.len(), SECRET_BYTES_MAX)?;
+    match value.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(value),
+        false => Err(WireError::new(field, "has characters that cannot travel in a header")),
+    }
+}
+
 pub(crate) fn job(field: &str, value: String) -> Result<JobId, WireError> {
     JobId::parse(&value).map_err(|e| WireError::new(field, e))
 }

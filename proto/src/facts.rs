@@ -1,7 +1,7 @@
 //! Facts and wants on the wire: what agents, workers and the coordinator tell each other.
 
 use crate::convert::{Wire, WireError, address, at_most, cut, digest, each, job, list, maybe, message, needed, node};
-use crate::convert::{one, secret, small, text, word, workers};
+use crate::convert::{one, secret, small, text, token, word, workers};
 use crate::pb;
 use elastic_spec::facts::{
     End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, Unpublished,
@@ -26,6 +26,7 @@ impl Wire for NodeReport {
             slots: small("slots", pb.slots)?,
             host: word("host", pb.host)?,
             log_address: address("log_address", pb.log_address)?,
+            log_token: token("log_token", pb.log_token)?,
             draining: pb.draining,
             seen: needed("seen", pb.seen)?,
             workers: list("workers", pb.workers, WORKERS_MAX.into())?,
@@ -39,6 +40,7 @@ impl Wire for NodeReport {
             slots: self.slots.into(),
             host: self.host,
             log_address: self.log_address,
+            log_token: self.log_token,
             draining: self.draining,
             seen: Some(self.seen.write()),
             workers: self.workers.into_iter().map(Wire::write).collect(),

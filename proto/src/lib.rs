@@ -15,7 +15,9 @@ mod refusal;
 pub mod server;
 mod view;
 
-pub use access::{Access, Credentials, OpenBind, ServerCertificate};
+pub use access::{
+    Access, Credentials, Denied, METHODS, Need, OpenBind, OwnCertificate, Principal, Refused, Ring, TlsError,
+};
 pub use convert::WireError;
 pub use refusal::Refusal;
 

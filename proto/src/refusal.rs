@@ -17,6 +17,9 @@ pub enum Refusal {
     /// The token is missing or wrong.
     #[error("{0}")]
     Unauthenticated(String),
+    /// The caller is known, and may not do this.
+    #[error("{0}")]
+    Forbidden(String),
     /// Ask the leader instead.
     #[error("this coordinator is a standby, {}", leader.as_ref().map_or("and knows no leader yet".into(), |a| format!("the leader is {a}")))]
     Standby { leader: Option<String> },
@@ -51,6 +54,7 @@ impl From<Refusal> for Status {
             Refusal::NotFound(_) => Code::NotFound,
             Refusal::NotNow(_) => Code::FailedPrecondition,
             Refusal::Unauthenticated(_) => Code::Unauthenticated,
+            Refusal::Forbidden(_) => Code::PermissionDenied,
             Refusal::Standby { .. } | Refusal::Unavailable(_) => Code::Unavailable,
             Refusal::TooMuch(_) => Code::ResourceExhausted,
             Refusal::Internal(_) => Code::Internal,
@@ -80,7 +84,8 @@ impl From<Status> for Refusal {
             Code::InvalidArgument | Code::OutOfRange => Refusal::Invalid(words),
             Code::NotFound => Refusal::NotFound(words),
             Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => Refusal::NotNow(words),
-            Code::Unauthenticated | Code::PermissionDenied => Refusal::Unauthenticated(words),
+            Code::Unauthenticated => Refusal::Unauthenticated(words),
+            Code::PermissionDenied => Refusal::Forbidden(words),
             Code::ResourceExhausted => Refusal::TooMuch(words),
             // A connection that breaks shows as Unknown or Cancelled.
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => Refusal::Unavailable(words),

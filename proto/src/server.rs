@@ -4,21 +4,23 @@
 
 pub(crate) mod blob;
 
-use crate::access::{Access, Gate};
+use crate::access::{Access, KEEP_ALIVE, KEEP_ALIVE_LATE, TlsError};
 use crate::convert::{Wire, one};
 use crate::{Refusal, pb};
 use bytes::Bytes;
-use elastic_spec::api::{Health, JobStatus, LogFile, LogPiece, LogRead, LogsQuery, NodeStatus, Scale, Submit};
+use elastic_spec::api::{
+    Health, JobStatus, LogFile, LogPiece, LogRead, LogsQuery, MakeToken, NodeStatus, Scale, Submit, TokenInfo,
+};
 use elastic_spec::facts::{NodeReport, NodeWant};
 use elastic_spec::limits::CONTROL_BYTES_MAX;
-use elastic_spec::{Digest, JobId, NodeId};
+use elastic_spec::{Digest, JobId, NodeId, TokenName};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, StreamExt};
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
 pub use tonic::async_trait;
@@ -41,6 +43,10 @@ pub trait Api: Send + Sync + 'static {
     async fn has_blob(&self, digest: Digest) -> Result<bool, Refusal>;
     async fn get_blob(&self, digest: Digest) -> Result<Bytes, Refusal>;
     async fn logs(&self, query: LogsQuery) -> Result<Flow<LogPiece>, Refusal>;
+    /// The text of the token.
+    async fn make_token(&self, make: MakeToken) -> Result<String, Refusal>;
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, Refusal>;
+    async fn revoke_token(&self, name: TokenName) -> Result<(), Refusal>;
     async fn health(&self) -> Health;
 }
 
@@ -66,13 +72,37 @@ pub async fn serve_coordinator<S: Api + Control>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     access.check(listener.local_addr()?)?;
-    let api = pb::api_server::ApiServer::from_arc(Arc::new(Served(service.clone())))
-        .max_decoding_message_size(CONTROL_BYTES_MAX);
-    let control = pb::control_server::ControlServer::from_arc(Arc::new(Served(service)))
-        .max_decoding_message_size(CONTROL_BYTES_MAX);
-    let routes = access.server()?.add_service(gated(api, access)).add_service(gated(control, access));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(routes.serve_with_incoming_shutdown(incoming, shutdown).await?)
+    let (api, control) = (
+        pb::api_server::ApiServer::from_arc(Arc::new(Served(service.clone())))
+            .max_decoding_message_size(CONTROL_BYTES_MAX),
+        pb::control_server::ControlServer::from_arc(Arc::new(Served(service)))
+            .max_decoding_message_size(CONTROL_BYTES_MAX),
+    );
+    let routes = server().add_service(access.gate(api)).add_service(access.gate(control));
+    run(routes, listener, access, shutdown).await
+}
+
+/// Takes connections, over TLS where there is a certificate.
+async fn run(
+    routes: Router,
+    listener: TcpListener,
+    access: &Access,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    match access.tls()? {
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            Ok(routes.serve_with_incoming_shutdown(incoming, shutdown).await?)
+        }
+        Some(tls) => Ok(routes.serve_with_incoming_shutdown(tls.incoming(listener), shutdown).await?),
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_LATE))
+        .max_concurrent_streams(STREAMS_MAX)
 }
 
 /// Serves an agent's logs until `shutdown`.
@@ -84,14 +114,15 @@ pub async fn serve_logs<S: NodeLogs>(
 ) -> Result<(), ServeError> {
     access.check(listener.local_addr()?)?;
     let logs = pb::node_logs_server::NodeLogsServer::from_arc(Arc::new(Served(service)));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(access.server()?.add_service(gated(logs, access)).serve_with_incoming_shutdown(incoming, shutdown).await?)
+    run(server().add_service(access.gate(logs)), listener, access, shutdown).await
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]
     OpenBind(#[from] crate::OpenBind),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("listener: {0}")]
     Listener(#[from] std::io::Error),
     #[error("serve gRPC: {}", with_cause(.0))]
@@ -100,10 +131,6 @@ pub enum ServeError {
 
 fn with_cause(e: &tonic::transport::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
-}
-
-fn gated<S>(service: S, access: &Access) -> InterceptedService<S, Gate> {
-    InterceptedService::new(service, access.gate())
 }
 
 struct Served<S>(Arc<S>);
@@ -197,6 +224,20 @@ impl<S: Api> pb::api_server::Api for Served<S> {
         Ok(Response::new(outgoing(self.0.logs(query).await?)))
     }
 
+    async fn make_token(&self, request: Request<pb::MakeTokenRequest>) -> Result<Response<pb::MakeTokenReply>, Status> {
+        let token = self.0.make_token(request.into_inner().try_into().map_err(Refusal::from)?).await?;
+        Ok(Response::new(pb::MakeTokenReply { token }))
+    }
+
+    async fn tokens(&self, _: Request<pb::Empty>) -> Result<Response<pb::TokenList>, Status> {
+        Ok(Response::new(self.0.tokens().await?.write()))
+    }
+
+    async fn revoke_token(&self, request: Request<pb::TokenRef>) -> Result<Response<pb::Empty>, Status> {
+        self.0.revoke_token(one("revoke", request.into_inner()).map_err(Refusal::from)?).await?;
+        Ok(Response::new(pb::Empty {}))
+    }
+
     async fn health(&self, _: Request<pb::Empty>) -> Result<Response<pb::HealthReply>, Status> {
         Ok(Response::new(self.0.health().await.write()))
     }
@@ -217,3 +258,6 @@ impl<S: NodeLogs> pb::node_logs_server::NodeLogs for Served<S> {
         Ok(Response::new(Box::pin(pieces.map(|p| p.map(|bytes| pb::LogBytes { bytes }).map_err(Status::from)))))
     }
 }
+
+/// Calls open at once on one connection.
+const STREAMS_MAX: u32 = 256;

@@ -1,7 +1,8 @@
 //! What the CLI asks of a coordinator and what it is told.
 
+use crate::access;
 use crate::facts::{Metrics, Published, Unpublished};
-use crate::ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Step, Term, WorkerId};
+use crate::ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Step, Term, TokenName, WorkerId};
 use crate::view::Role;
 use bytes::Bytes;
 
@@ -116,6 +117,23 @@ pub struct Scale {
     pub job: JobId,
     pub min_workers: u16,
     pub max_workers: u16,
+}
+
+/// Asks for a token; what it is shows once, in the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MakeToken {
+    pub name: TokenName,
+    pub role: access::Role,
+    pub ttl_ms: u64,
+}
+
+/// What is shown of a token: all but the digest.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TokenInfo {
+    pub name: TokenName,
+    pub role: access::Role,
+    pub made_unix_ms: u64,
+    pub expires_unix_ms: u64,
 }
 
 /// How a coordinator process is.

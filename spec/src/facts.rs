@@ -20,6 +20,8 @@ pub struct NodeReport {
     pub host: String,
     /// host:port where the agent serves the logs of its workers; the coordinator reads them there.
     pub log_address: String,
+    /// What must be shown there; drawn anew by each agent process.
+    pub log_token: String,
     /// The agent was asked to leave (SIGTERM, `elastic drain`).
     pub draining: bool,
     /// (term, revision) of the newest order that the agent acts on; of an earlier life, the term at least. No

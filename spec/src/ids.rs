@@ -108,6 +108,8 @@ name!(/// One execution of a job: also its run directory's name.
     JobId, "job id");
 name!(/// A machine, VM or pod, by a name that survives restarts of its agent.
     NodeId, "node name");
+name!(/// Names one token among those of a cluster.
+    TokenName, "token name");
 
 /// A name that cannot be a path segment, a key and a label at once.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, file, socket or environment. What travels on a wire is translated in `proto`.
 
+pub mod access;
 pub mod api;
 pub mod batch;
 pub mod facts;
@@ -14,4 +15,4 @@ pub mod tree;
 pub mod view;
 pub mod weights;
 
-pub use ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Shard, Step, Term, WorkerId};
+pub use ids::{Digest, Epoch, Gen, JobId, NodeId, Rank, Round, Shard, Step, Term, TokenName, WorkerId};

@@ -27,6 +27,10 @@ pub const NODES_MAX: usize = 4096;
 pub const TEXT_BYTES_MAX: usize = 4 << 10;
 /// Secrets and tokens.
 pub const SECRET_BYTES_MAX: usize = 256;
+/// Tokens that a coordinator keeps.
+pub const TOKENS_MAX: usize = 1_000;
+/// Longest life of a token, in ms: ten years.
+pub const TOKEN_TTL_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
 /// A blob or a log travels in pieces of at most this.
 pub const PIECE_BYTES_MAX: usize = 256 << 10;
 

@@ -123,8 +123,8 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
     ("parquet", &["elastic-pipeline"], "files of others are read by ingest"),
     (
         "tokio-rustls",
-        &["elastic-collectives", "elastic-serve"],
-        "TLS of the data plane and of the server's HTTP; that of gRPC is in tonic",
+        &["elastic-collectives", "elastic-proto", "elastic-coordinator", "elastic-serve"],
+        "TLS is spoken where something listens",
     ),
     ("libloading", &["elastic-cuda"], "a device's libraries are loaded by the engine of that device alone"),
     ("clap", &["elastic"], "flags are read by the CLI and nowhere else"),

@@ -1,6 +1,6 @@
 //! `elastic agent`: makes this machine a node of a cluster.
 
-use super::coordinator::access;
+use super::coordinator::{access, authority};
 use crate::args;
 use crate::cluster::worker_command;
 use crate::exit::{Exit, Outcome, mistake};
@@ -8,6 +8,7 @@ use crate::reach::Cluster;
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_agent::AgentConfig;
+use elastic_proto::Access;
 use elastic_spec::NodeId;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,11 +16,18 @@ use std::time::Duration;
 
 pub async fn run(args: args::Agent) -> Outcome {
     logging::to_stderr("info");
-    let cluster = Cluster::needed(&args.reach)?;
+    let mut cluster = Cluster::needed(&args.reach)?;
     let first = cluster.urls[0].clone();
-    let access = access(&args.listening, cluster.credentials.token.clone())?;
+    let access = access(&args.listening)?;
+    let trusted = &mut cluster.credentials;
+    if trusted.authority_pem.is_none() {
+        trusted.authority_pem = authority(None, &args.listening)?;
+    }
+    trusted.certificate = access.certificate.clone();
     if let Ok(bind) = args.bind.parse::<IpAddr>() {
-        access.check(SocketAddr::new(bind, 0)).context("--bind").map_err(mistake)?;
+        // The log service asks for a token that only the coordinator is told.
+        let guarded = Access { token: Some(String::new()), ..access.clone() };
+        guarded.check(SocketAddr::new(bind, 0)).context("--bind").map_err(mistake)?;
         if bind.is_unspecified() && args.advertise.is_none() {
             return Err(
                 mistake(anyhow!("--bind {bind}: say with --advertise HOST where others reach this node")).into()
@@ -35,7 +43,7 @@ pub async fn run(args: args::Agent) -> Outcome {
         advertise: args.advertise.unwrap_or_else(|| args.bind.clone()),
         bind: args.bind,
         ports: args.ports.as_deref().map(ports).transpose().map_err(mistake)?,
-        tls_dir: args.tls_dir,
+        tls_dir: args.listening.tls_dir,
         allow_programs: args.allow_programs,
         drain_within: Duration::from_secs(args.drain_within),
         ..AgentConfig::local(state_dir(args.state_dir)?, first, worker_command()?)

@@ -6,7 +6,7 @@ use crate::reach::{read_text, token};
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_coordinator::store::{Embedded, Etcd, Memory, Store};
-use elastic_proto::{Access, Credentials, ServerCertificate};
+use elastic_proto::{Access, Credentials, OwnCertificate};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -14,8 +14,13 @@ use tokio::net::TcpListener;
 pub async fn run(args: args::Coordinator) -> Outcome {
     logging::to_stderr("info");
     let token = token(args.token_file.as_deref(), args.token.as_deref())?;
-    let access = access(&args.listening, token.clone())?;
-    let authority_pem = args.tls_ca.as_deref().map(read_text).transpose()?;
+    let agent_authority_pem = args.agent_tls_ca.as_deref().map(read_text).transpose()?;
+    let access = Access { token, agent_authority_pem, ..access(&args.listening)? };
+    let credentials = Credentials {
+        authority_pem: authority(args.tls_ca.as_deref(), &args.listening)?,
+        server_name: args.agent_tls_name,
+        ..Credentials::default()
+    };
     let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let bound = listener.local_addr().context("the listener's address")?;
     access.check(bound).map_err(mistake)?;
@@ -24,7 +29,7 @@ pub async fn run(args: args::Coordinator) -> Outcome {
         advertise: args.advertise.unwrap_or_else(|| bound.to_string()),
         runs: std::path::absolute(&args.runs).context("find the directory of runs")?,
         access,
-        credentials: Credentials { token, authority_pem },
+        credentials,
         control: Default::default(),
     };
     tracing::info!(listen = %bound, advertise = config.advertise, "coordinator starts");
@@ -32,13 +37,19 @@ pub async fn run(args: args::Coordinator) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// What callers must show, from the flags.
-pub fn access(listening: &args::Listening, token: Option<String>) -> Result<Access> {
-    let certificate = match (&listening.tls_cert, &listening.tls_key) {
-        (Some(chain), Some(key)) => Some(ServerCertificate { chain_pem: read_text(chain)?, key_pem: read_text(key)? }),
-        _ => None,
-    };
-    Ok(Access { token, certificate, insecure: listening.insecure })
+/// How a listener is protected, from the flags.
+pub fn access(listening: &args::Listening) -> Result<Access> {
+    let (chain, key) = (&listening.tls_cert, &listening.tls_key);
+    let in_dir = |name: &str| listening.tls_dir.as_ref().map(|dir| dir.join(name));
+    let pair = chain.clone().zip(key.clone()).or_else(|| in_dir("cert.pem").zip(in_dir("key.pem")));
+    let certificate = pair.map(|(chain, key)| OwnCertificate::from_files(chain, key)).transpose().map_err(mistake)?;
+    Ok(Access { certificate, insecure: listening.insecure, ..Access::default() })
+}
+
+/// Whom to trust: the authority that was named, or that of the directory.
+pub fn authority(named: Option<&Path>, listening: &args::Listening) -> Result<Option<String>> {
+    let in_dir = listening.tls_dir.as_ref().map(|dir| dir.join("ca.pem"));
+    named.map(Path::to_path_buf).or(in_dir).as_deref().map(read_text).transpose()
 }
 
 /// Where records are kept.

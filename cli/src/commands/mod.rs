@@ -42,6 +42,7 @@ async fn run_async(command: Command) -> Outcome {
         Command::Scale(args) => scale::run(args).await,
         Command::Drain(args) => drain::run(args).await,
         Command::Cancel(args) => cancel::run(args).await,
+        Command::Token(args) => crate::token::run(args).await,
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Dev(args) => dev::run(args).await,

@@ -1,8 +1,9 @@
 //! What goes into the machine and what comes out of it.
 
 use crate::note::Note;
+use elastic_spec::access::Token;
 use elastic_spec::facts::{NodeReport, NodeWant};
-use elastic_spec::{JobId, NodeId, Term, api, limits};
+use elastic_spec::{JobId, NodeId, Term, TokenName, api, limits};
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -28,6 +29,15 @@ pub enum Event {
     Cancel {
         request: RequestId,
         job: JobId,
+    },
+    /// Drawn by the shell; the machine sees a digest only.
+    KeepToken {
+        request: RequestId,
+        token: Token,
+    },
+    RevokeToken {
+        request: RequestId,
+        name: TokenName,
     },
     /// All that a node knows, and the wall clock for what people read.
     Report(NodeReport, u64),
@@ -90,6 +100,12 @@ pub enum Refusal {
     RunInUse { job: JobId, run_dir: String },
     #[error("{live} jobs are queued or running, which is the most; cancel some or wait")]
     TooManyJobs { live: usize },
+    #[error("there is no token {0}; `elastic token list` lists those that are")]
+    UnknownToken(TokenName),
+    #[error("there is a token {0}: revoke it first, or take another name")]
+    TokenExists(TokenName),
+    #[error("there are {0} tokens, which is the most; revoke some")]
+    TooManyTokens(usize),
 }
 
 /// Every time and bound that the machine decides by. Milliseconds.
@@ -133,6 +149,8 @@ pub struct Config {
     pub jobs_live_max: usize,
     /// Ended jobs that stay listed; the oldest go first.
     pub jobs_over_max: usize,
+    /// A token that has expired stays listed for so long.
+    pub token_listed_ms: u64,
 }
 
 impl Default for Config {
@@ -162,6 +180,7 @@ impl Default for Config {
             nodes_max: 4_096,
             jobs_live_max: 1_000,
             jobs_over_max: 1_000,
+            token_listed_ms: 7 * 24 * 3_600_000,
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod shard_map;
 mod status;
 mod suspicion;
 mod timers;
+mod tokens;
 mod views;
 
 mod job;

@@ -7,8 +7,9 @@ use crate::note::Note;
 use crate::placement;
 use crate::record;
 use crate::time::Millis;
+use elastic_spec::access::Token;
 use elastic_spec::facts::{JobWant, NodeWant, SlotWant};
-use elastic_spec::{Epoch, Gen, JobId, NodeId, Term};
+use elastic_spec::{Epoch, Gen, JobId, NodeId, Term, TokenName};
 use std::collections::BTreeMap;
 
 /// All that the leader knows and wants.
@@ -18,6 +19,7 @@ pub struct Machine {
     pub(crate) config: Config,
     pub(crate) jobs: BTreeMap<JobId, Job>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) tokens: BTreeMap<TokenName, Token>,
     /// When this step, or the last, took place.
     pub(crate) now: Millis,
     /// A wall clock reading and when it was taken.
@@ -38,7 +40,7 @@ impl Machine {
     /// until one full suspicion period has passed.
     pub fn new(term: Term, now: Millis, records: Vec<Record>, config: Config) -> (Machine, Vec<String>) {
         let mut mistakes = Vec::new();
-        let (mut jobs, mut nodes) = (BTreeMap::new(), BTreeMap::new());
+        let (mut jobs, mut nodes, mut tokens) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for record in &records {
             match record::read(record) {
                 Ok(record::Read::Job(mut job)) => {
@@ -47,6 +49,9 @@ impl Machine {
                 }
                 Ok(record::Read::Node(node)) => {
                     nodes.insert(node.id.clone(), *node);
+                }
+                Ok(record::Read::Token(token)) => {
+                    tokens.insert(token.name.clone(), token);
                 }
                 Ok(record::Read::NotOurs) => {}
                 Err(mistake) => mistakes.push(mistake),
@@ -60,6 +65,7 @@ impl Machine {
             config,
             jobs,
             nodes,
+            tokens,
             now,
             wall: (0, now),
             trusted_from: now,
@@ -134,6 +140,14 @@ impl Machine {
             }
             Event::Cancel { request, job } => {
                 let reply = self.cancel(&job, out);
+                out.then_reply.push((request, reply));
+            }
+            Event::KeepToken { request, token } => {
+                let reply = self.keep_token(token, out);
+                out.then_reply.push((request, reply));
+            }
+            Event::RevokeToken { request, name } => {
+                let reply = self.revoke_token(&name, out);
                 out.then_reply.push((request, reply));
             }
             Event::Report(report, unix_ms) => {

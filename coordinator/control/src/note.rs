@@ -1,9 +1,10 @@
 //! What happened, as data: the driver's log, the simulator's trace and the scenarios' expected output.
 
+use elastic_spec::access::Role;
 use elastic_spec::api::JobState;
 use elastic_spec::facts::End;
 use elastic_spec::view::{Pace, exit};
-use elastic_spec::{Epoch, JobId, NodeId, Round, Term, WorkerId};
+use elastic_spec::{Epoch, JobId, NodeId, Round, Term, TokenName, WorkerId};
 use std::fmt;
 
 /// Why a worker is no longer counted on.
@@ -230,6 +231,13 @@ pub enum Note {
         ours: Term,
         seen: Term,
     },
+    TokenMade {
+        name: TokenName,
+        role: Role,
+    },
+    TokenRevoked {
+        name: TokenName,
+    },
 }
 
 /// A view was made.
@@ -349,6 +357,8 @@ impl fmt::Display for Note {
             Note::RunDirDiffers { job, words } => write!(f, "{job}: {words}"),
             Note::Gap { ms } => write!(f, "our own loop stood still for {ms} ms: suspicion starts anew"),
             Note::StandDown { ours, seen } => write!(f, "term {seen} was seen, ours is {ours}: stand down"),
+            Note::TokenMade { name, role } => write!(f, "token {name} made for the role {role}"),
+            Note::TokenRevoked { name } => write!(f, "token {name} revoked"),
         }
     }
 }

@@ -1,14 +1,15 @@
-//! What the store keeps: jobs, and nodes that are drained or struck. Never a step, never a view.
+//! What the store keeps: jobs, nodes that are drained or struck, and digests of tokens. Never a step, never a view.
 
 use crate::budget::Budget;
 use crate::event::Record;
 use crate::job::{Job, Origin};
 use crate::node::{Drain, Node, Strikes};
+use elastic_spec::access::Token;
 use elastic_spec::api::{Fault, JobState};
 use elastic_spec::facts::{Metrics, Published};
 use elastic_spec::job::JobSpec;
 use elastic_spec::layout::Tail;
-use elastic_spec::{Digest, JobId, NodeId, Round, Step};
+use elastic_spec::{Digest, JobId, NodeId, Round, Step, TokenName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 const FORM: u32 = 1;
 const JOB: &str = "job/";
 const NODE: &str = "node/";
+const TOKEN: &str = "token/";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +90,22 @@ struct NodeRecord {
     last_strike_unix_ms: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenRecord {
+    form: u32,
+    token: Token,
+}
+
+pub(crate) fn of_token(token: &Token) -> Record {
+    let value = serde_json::to_vec(&TokenRecord { form: FORM, token: token.clone() }).expect("a record is plain data");
+    Record { key: token_key(&token.name), value: Some(value) }
+}
+
+pub(crate) fn token_key(name: &TokenName) -> String {
+    format!("{TOKEN}{name}")
+}
+
 pub(crate) fn job_key(job: &JobId) -> String {
     format!("{JOB}{job}")
 }
@@ -142,10 +160,11 @@ pub(crate) fn of_node(node: &Node) -> Record {
     Record { key: format!("{NODE}{}", node.id), value: (!is_plain).then_some(value) }
 }
 
-/// What was read back: a job, a node, or a key of someone else's.
+/// What was read back: a job, a node, a token, or a key of someone else's.
 pub(crate) enum Read {
     Job(Box<Job>),
     Node(Box<Node>),
+    Token(Token),
     NotOurs,
 }
 
@@ -168,6 +187,14 @@ pub(crate) fn read(record: &Record) -> Result<Read, String> {
         }
         node.strikes = Strikes { count: stored.strikes, last_unix_ms: stored.last_strike_unix_ms };
         return Ok(Read::Node(Box::new(node)));
+    }
+    if record.key.starts_with(TOKEN) {
+        let stored: TokenRecord = serde_json::from_slice(value).map_err(|e| told(&e))?;
+        check_form(stored.form).map_err(|e| told(&e))?;
+        return match token_key(&stored.token.name) == record.key {
+            true => Ok(Read::Token(stored.token)),
+            false => Err(told(&format_args!("holds the token {}", stored.token.name))),
+        };
     }
     Ok(Read::NotOurs)
 }

@@ -144,6 +144,7 @@ fn command(world: &mut World, line: &str) {
                 host: String::new(),
                 draining: false,
                 log_address: String::new(),
+                log_token: String::new(),
                 seen: Epoch::new(number(1), 0),
                 workers: Vec::new(),
             };

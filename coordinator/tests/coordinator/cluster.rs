@@ -119,6 +119,7 @@ pub fn report(node: &str) -> NodeReport {
         slots: 2,
         host: "127.0.0.1".into(),
         log_address: "127.0.0.1:1".into(),
+        log_token: String::new(),
         draining: false,
         seen: Epoch::default(),
         workers: Vec::new(),

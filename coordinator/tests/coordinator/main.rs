@@ -8,3 +8,4 @@ mod logs;
 mod malformed;
 mod serve;
 mod store;
+mod tokens;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use elastic_control::Record;
 use elastic_coordinator::store::{Candidate, Embedded, Leadership, Memory, Store, StoreError, async_trait};
 use elastic_proto::client::Coordinator;
-use elastic_proto::{Credentials, Refusal, ServerCertificate};
+use elastic_proto::{Credentials, OwnCertificate, Refusal};
 use elastic_spec::api::{JobState, Scale};
 use elastic_spec::facts::{End, NodeWant, Process};
 use elastic_spec::{Digest, Term};
@@ -194,7 +194,7 @@ async fn without_the_token_nothing_is_answered() {
         let shown = Credentials { token: wrong, ..Credentials::default() };
         let stranger = Coordinator::connect(&running.address, &shown).await.unwrap();
         assert!(matches!(stranger.jobs().await, Err(Refusal::Unauthenticated(_))));
-        assert!(matches!(stranger.health().await, Err(Refusal::Unauthenticated(_))));
+        assert!(stranger.health().await.is_ok(), "who leads is told to anybody");
         let attached = Agent::attach(&stranger, report("n1")).await.err();
         assert!(matches!(attached, Some(Refusal::Unauthenticated(_))), "{attached:?}");
     }
@@ -205,7 +205,7 @@ async fn without_the_token_nothing_is_answered() {
 async fn over_tls_it_is_reached_with_its_authority_and_not_without() {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_string(), "localhost".to_string()]).unwrap();
     let (chain_pem, key_pem) = (made.cert.pem(), made.signing_key.serialize_pem());
-    let certificate = ServerCertificate { chain_pem: chain_pem.clone(), key_pem };
+    let certificate = OwnCertificate::from_pem(&chain_pem, &key_pem);
     let running = start_with(Arc::new(Memory::new()), |config| config.access.certificate = Some(certificate));
     let trusting = Credentials { authority_pem: Some(chain_pem), ..Credentials::default() };
     let coordinator = leader_with(&running.address, &trusting).await;

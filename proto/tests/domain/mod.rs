@@ -149,14 +149,16 @@ fn worker_report() -> impl Strategy<Value = WorkerReport> {
 }
 
 pub fn report() -> impl Strategy<Value = NodeReport> {
-    let who = (node(), (1u64.., any::<u16>(), any::<bool>()), "[a-z0-9.]{1,20}", address());
+    let log = (address(), "[a-f0-9]{0,64}");
+    let who = (node(), (1u64.., any::<u16>(), any::<bool>()), "[a-z0-9.]{1,20}", log);
     (who, epoch(), vec(worker_report(), 0..4)).prop_map(|(who, seen, workers)| NodeReport {
         node: who.0,
         incarnation: who.1.0,
         slots: who.1.1,
         draining: who.1.2,
         host: who.2,
-        log_address: who.3,
+        log_address: who.3.0,
+        log_token: who.3.1,
         seen,
         workers,
     })

@@ -88,6 +88,7 @@ impl World {
             seen: me.seen,
             workers,
             log_address: String::new(),
+            log_token: String::new(),
         };
         let is_lost = me.cut_until > now || self.chance.permille(self.net.loss);
         if !is_lost {

@@ -19,7 +19,7 @@ mod node;
 mod process;
 
 use anyhow::{Context, Result};
-use elastic_proto::{Access, Credentials};
+use elastic_proto::{Access, Credentials, Ring};
 use elastic_spec::NodeId;
 use std::ffi::OsString;
 use std::io::Read;
@@ -48,7 +48,7 @@ pub struct AgentConfig {
     pub ports: Option<(u16, u16)>,
     /// Certificates of the workers' data plane.
     pub tls_dir: Option<PathBuf>,
-    /// Who may read logs here.
+    /// How the log service is protected. Its token is drawn when the agent starts, and told to the coordinator alone.
     pub access: Access,
     /// The command line of a worker.
     pub worker: Vec<OsString>,
@@ -94,7 +94,10 @@ impl AgentConfig {
 
 /// Runs this node's agent until `shutdown`; then drains: reports that it leaves, and ends when its
 /// workers have handed over, or after the bound.
-pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
+    config.access.token = Some(format!("{:016x}{:016x}", random()?, random()?));
+    config.access.ring = Ring::default();
+    config.access.ring.replace(Vec::new());
     let identity = identity::Identity::take(&config.state_dir, config.name.as_ref())?;
     tracing::info!(node = %identity.node, slots = config.slots, "agent starts");
     let listener = TcpListener::bind((config.bind.as_str(), 0))

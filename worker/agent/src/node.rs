@@ -141,6 +141,7 @@ impl Node {
             slots: self.config.slots,
             host: self.config.advertise.clone(),
             log_address: self.log_address.clone(),
+            log_token: self.config.access.token.clone().unwrap_or_default(),
             draining: self.stance != Stance::Serving,
             seen: self.want.as_ref().map_or(self.identity.seen(), |w| Epoch::new(w.term.0, w.revision)),
             workers: self.workers.iter().map(|(id, worker)| worker.report(*id)).collect(),

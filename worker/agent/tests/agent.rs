@@ -4,13 +4,15 @@ use bytes::Bytes;
 use elastic_agent::{AgentConfig, run};
 use elastic_proto::server::{Api, Control, Flow, async_trait, serve_coordinator};
 use elastic_proto::{Access, Refusal};
-use elastic_spec::api::{Health, JobStatus, LogPiece, LogRead, LogsQuery, NodeStatus, Scale, Submit};
+use elastic_spec::api::{
+    Health, JobStatus, LogPiece, LogRead, LogsQuery, MakeToken, NodeStatus, Scale, Submit, TokenInfo,
+};
 use elastic_spec::facts::{End, JobWant, Launch, NodeReport, NodeWant, Process, SlotWant, WorkerReport};
 use elastic_spec::job::{
     CheckpointSpec, DataSource, DataSpec, Device, Dtype, ElasticSpec, JobSpec, Length, LrSchedule, ModelKind,
     ModelSpec, Optimizer, Reduce, ResourceSpec, TrainSpec,
 };
-use elastic_spec::{Digest, JobId, NodeId, Term};
+use elastic_spec::{Digest, JobId, NodeId, Term, TokenName};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,6 +95,15 @@ impl Api for Dictator {
         }
     }
     async fn logs(&self, _: LogsQuery) -> Result<Flow<LogPiece>, Refusal> {
+        not_asked()
+    }
+    async fn make_token(&self, _: MakeToken) -> Result<String, Refusal> {
+        not_asked()
+    }
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, Refusal> {
+        not_asked()
+    }
+    async fn revoke_token(&self, _: TokenName) -> Result<(), Refusal> {
         not_asked()
     }
     async fn health(&self) -> Health {
@@ -358,7 +369,11 @@ async fn logs_are_served_and_followed_to_their_end() {
     world.want.send_replace(wants(2, &[(0, 1)]));
     world.log_has("a", "one").await;
     let report = world.until("tells a worker", |report| report.workers.len() == 1).await;
-    let credentials = elastic_proto::Credentials::default();
+    let stranger = elastic_proto::Credentials::default();
+    let logs = elastic_proto::client::NodeLogs::connect(&report.log_address, &stranger).await.unwrap();
+    let refused = logs.list(&JobId::parse("a").unwrap()).await.unwrap_err();
+    assert!(matches!(refused, Refusal::Unauthenticated(_)), "logs are for whom the agent told its token: {refused}");
+    let credentials = elastic_proto::Credentials { token: Some(report.log_token.clone()), ..stranger };
     let logs = elastic_proto::client::NodeLogs::connect(&report.log_address, &credentials).await.unwrap();
     let job = JobId::parse("a").unwrap();
     let files = logs.list(&job).await.unwrap();

@@ -336,6 +336,7 @@ impl Agent {
             host: format!("{id}.example"),
             draining: self.is_draining,
             log_address: String::new(),
+            log_token: String::new(),
             seen,
             workers: workers.collect(),
         }

@@ -1,0 +1,239 @@
+//! Takes connections over TLS: certificates that are read again when their files change, and handshakes that fail
+//! are told to the log with who it was and why.
+
+use super::Access;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Identity;
+use tracing::{info, warn};
+
+/// A certificate chain and its key: PEM texts, or files of them, which may be exchanged at any time.
+#[derive(Clone)]
+pub enum OwnCertificate {
+    Pem { chain: String, key: String },
+    Files { chain: PathBuf, key: PathBuf },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("read {path}: {what}")]
+    File { path: PathBuf, what: String },
+    #[error("the certificate: {0}")]
+    Chain(String),
+    #[error("the certificate and its key do not fit together: {0}")]
+    Unfit(rustls::Error),
+    #[error("the agents' authority: {0}")]
+    Authority(String),
+}
+
+impl OwnCertificate {
+    pub fn from_pem(chain: &str, key: &str) -> OwnCertificate {
+        OwnCertificate::Pem { chain: chain.to_string(), key: key.to_string() }
+    }
+
+    /// Reads once, to see that both are there and fit.
+    pub fn from_files(chain: PathBuf, key: PathBuf) -> Result<OwnCertificate, TlsError> {
+        let own = OwnCertificate::Files { chain, key };
+        own.certified(&ring::default_provider())?;
+        Ok(own)
+    }
+
+    /// Chain and key as they are now.
+    fn texts(&self) -> Result<(String, String), TlsError> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|e| TlsError::File { path: path.clone(), what: e.to_string() })
+        };
+        match self {
+            OwnCertificate::Pem { chain, key } => Ok((chain.clone(), key.clone())),
+            OwnCertificate::Files { chain, key } => Ok((read(chain)?, read(key)?)),
+        }
+    }
+
+    pub(super) fn identity(&self) -> Result<Identity, TlsError> {
+        self.texts().map(|(chain, key)| Identity::from_pem(chain, key))
+    }
+
+    fn certified(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+        let (chain, key) = self.texts()?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|e| TlsError::Chain(e.to_string()))?;
+        if chain.is_empty() {
+            return Err(TlsError::Chain("there is none in it".into()));
+        }
+        let key =
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| TlsError::Chain(format!("its key: {e}")))?;
+        CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Unfit)
+    }
+
+    /// When its files were last written.
+    fn written(&self) -> Option<(SystemTime, SystemTime)> {
+        let OwnCertificate::Files { chain, key } = self else { return None };
+        let at = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+        Some((at(chain)?, at(key)?))
+    }
+}
+
+/// The certificate in force. A change of the files is seen at a handshake; a pair that does not fit, as between the
+/// writing of one file and the other, is not taken, and the one before serves on.
+struct Newest {
+    own: OwnCertificate,
+    provider: Arc<CryptoProvider>,
+    now: Mutex<Held>,
+}
+
+struct Held {
+    key: Arc<CertifiedKey>,
+    written: Option<(SystemTime, SystemTime)>,
+    looked: Instant,
+}
+
+impl std::fmt::Debug for Newest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Newest")
+    }
+}
+
+impl ResolvesServerCert for Newest {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut held = self.now.lock().expect("nobody panics while holding this lock");
+        if held.looked.elapsed() >= LOOK_PERIOD {
+            held.looked = Instant::now();
+            let written = self.own.written();
+            if written.is_some() && written != held.written {
+                held.written = written;
+                match self.own.certified(&self.provider) {
+                    Ok(key) => {
+                        held.key = Arc::new(key);
+                        info!("the certificate was exchanged");
+                    }
+                    Err(error) => warn!(%error, "the new certificate is not taken; the one before serves on"),
+                }
+            }
+        }
+        Some(held.key.clone())
+    }
+}
+
+/// Makes TLS connections of TCP connections.
+pub(crate) struct Tls {
+    config: Arc<ServerConfig>,
+    access: Access,
+}
+
+impl Access {
+    /// None: plain text.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, TlsError> {
+        let Some(config) = self.server_config(b"h2")? else { return Ok(None) };
+        Ok(Some(Tls { config, access: self.clone() }))
+    }
+
+    /// For a listener of one's own that speaks `protocol` (ALPN) over the same certificate. None: plain text.
+    pub fn server_config(&self, protocol: &[u8]) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+        let Some(own) = &self.certificate else { return Ok(None) };
+        let provider = Arc::new(ring::default_provider());
+        let written = own.written();
+        let key = Arc::new(own.certified(&provider)?);
+        let now = Mutex::new(Held { key, written, looked: Instant::now() });
+        let newest = Arc::new(Newest { own: own.clone(), provider: provider.clone(), now });
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Unfit)?;
+        let builder = match &self.agent_authority_pem {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                // People come without a certificate; what needs one is in `methods`.
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem)?.into(), provider)
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|e| TlsError::Authority(e.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_cert_resolver(newest);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(Some(Arc::new(config)))
+    }
+}
+
+fn roots(pem: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|e| TlsError::Authority(e.to_string()))?;
+        roots.add(certificate).map_err(|e| TlsError::Authority(e.to_string()))?;
+    }
+    match roots.is_empty() {
+        true => Err(TlsError::Authority("there is no certificate in it".into())),
+        false => Ok(roots),
+    }
+}
+
+impl Tls {
+    /// Connections whose handshake is over. Many may be under way at once; none holds up another.
+    pub fn incoming(self, listener: TcpListener) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+        let (out, connections) = mpsc::channel(1);
+        tokio::spawn(self.accept(listener, out));
+        ReceiverStream::new(connections)
+    }
+
+    async fn accept(self, listener: TcpListener, out: mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
+        let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let (socket, peer) = tokio::select! {
+                () = out.closed() => return,
+                taken = listener.accept() => match taken {
+                    Ok(taken) => taken,
+                    // Out of file descriptors, or the caller has hung up already.
+                    Err(error) => {
+                        self.access.tell_refused(None, "accept", &error);
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let (acceptor, access, out) = (TlsAcceptor::from(self.config.clone()), self.access.clone(), out.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                let _ = socket.set_nodelay(true);
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+                    // Nobody is there to take it when the server has stopped.
+                    Ok(Ok(stream)) => drop(out.send(Ok(stream)).await),
+                    Ok(Err(error)) => access.tell_refused(Some(peer), "TLS handshake", &words(&error)),
+                    Err(_) => access.tell_refused(Some(peer), "TLS handshake", &"took too long"),
+                }
+            });
+        }
+    }
+}
+
+/// What went wrong, in the words of whoever has to mend it.
+fn words(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidMessage(_)) => "the caller speaks plain text, or something else than TLS".into(),
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("the caller refused our certificate ({alert:?}): it trusts another authority, or the name differs")
+        }
+        Some(rustls::Error::InvalidCertificate(why)) => format!("the caller's certificate: {why:?}"),
+        _ => error.to_string(),
+    }
+}
+
+/// How often files are looked at, at most.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const HANDSHAKES_MAX: usize = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
