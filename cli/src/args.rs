@@ -91,6 +91,14 @@ pub struct Listening {
     pub insecure: bool,
 }
 
+impl Listening {
+    /// Files of the certificate and its key: those named, else those of the directory.
+    pub fn pair(&self) -> Option<(PathBuf, PathBuf)> {
+        let named = self.tls_cert.clone().zip(self.tls_key.clone());
+        named.or_else(|| self.tls_dir.as_ref().map(|dir| (dir.join("cert.pem"), dir.join("key.pem"))))
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

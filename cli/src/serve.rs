@@ -6,7 +6,7 @@ use crate::reach::read_text;
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueHint};
-use elastic_proto::{Access, ServerCertificate};
+use elastic_proto::{Access, OwnCertificate};
 use elastic_serve::repository::bundles;
 use elastic_serve::{Certificate, Config, Keys, Listeners, Server, bind};
 use std::path::PathBuf;
@@ -128,11 +128,13 @@ async fn serve(args: Serve, config: Config) -> Outcome {
 
 async fn listen(address: &str, listening: &Listening, flag: &str) -> Result<TcpListener> {
     let listener = bind(address).await.with_context(|| flag.to_string()).map_err(mistake)?;
-    let certificate = listening.tls_cert.is_some();
+    let certificate = listening.pair().is_some();
     let access = Access {
-        token: None,
-        certificate: certificate.then(|| ServerCertificate { chain_pem: String::new(), key_pem: String::new() }),
+        // Who may ask is the server's own business (--api-key-file).
+        token: Some(String::new()),
+        certificate: certificate.then(|| OwnCertificate::from_pem("", "")),
         insecure: listening.insecure,
+        ..Access::default()
     };
     access.check(listener.local_addr().context("the listener's address")?).map_err(mistake)?;
     Ok(listener)
@@ -167,8 +169,8 @@ fn config(args: &Serve) -> Result<Config> {
         let text = read_text(path)?;
         config.keys = Keys::parse(&text).map_err(|why| mistake(anyhow!("{}: {why}", path.display())))?;
     }
-    if let (Some(chain), Some(key)) = (&args.listening.tls_cert, &args.listening.tls_key) {
-        config.certificate = Some(Certificate { chain_pem: read_text(chain)?, key_pem: read_text(key)? });
+    if let Some((chain, key)) = args.listening.pair() {
+        config.certificate = Some(Certificate { chain_pem: read_text(&chain)?, key_pem: read_text(&key)? });
     }
     Ok(config)
 }

@@ -84,7 +84,11 @@ fn sorted(tensors: &[Tensor]) -> Result<Vec<&Tensor>> {
     for tensor in &sorted {
         let Tensor { name, shape, dtype, bytes } = tensor;
         let wanted = shape.iter().try_fold(dtype.bytes(), |bytes, side| bytes.checked_mul(*side));
-        ensure!(wanted == Some(bytes.len()), "tensor {name:?} has {} bytes, which are no {dtype} {shape:?}", bytes.len());
+        ensure!(
+            wanted == Some(bytes.len()),
+            "tensor {name:?} has {} bytes, which are no {dtype} {shape:?}",
+            bytes.len()
+        );
     }
     Ok(sorted)
 }

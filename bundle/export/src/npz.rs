@@ -20,7 +20,10 @@ pub fn archive(tensors: &[&Tensor]) -> Result<Vec<u8>> {
         let head = head(tensor)?;
         let large = (head.len() + tensor.bytes.len()) as u64 >= u64::from(u32::MAX);
         writer.start_file(&name, options.large_file(large)).with_context(|| format!("add {name}"))?;
-        writer.write_all(&head).and_then(|()| writer.write_all(&tensor.bytes)).with_context(|| format!("add {name}"))?;
+        writer
+            .write_all(&head)
+            .and_then(|()| writer.write_all(&tensor.bytes))
+            .with_context(|| format!("add {name}"))?;
     }
     Ok(writer.finish().context("end the archive")?.into_inner())
 }

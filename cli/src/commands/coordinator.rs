@@ -39,10 +39,8 @@ pub async fn run(args: args::Coordinator) -> Outcome {
 
 /// How a listener is protected, from the flags.
 pub fn access(listening: &args::Listening) -> Result<Access> {
-    let (chain, key) = (&listening.tls_cert, &listening.tls_key);
-    let in_dir = |name: &str| listening.tls_dir.as_ref().map(|dir| dir.join(name));
-    let pair = chain.clone().zip(key.clone()).or_else(|| in_dir("cert.pem").zip(in_dir("key.pem")));
-    let certificate = pair.map(|(chain, key)| OwnCertificate::from_files(chain, key)).transpose().map_err(mistake)?;
+    let certificate =
+        listening.pair().map(|(chain, key)| OwnCertificate::from_files(chain, key)).transpose().map_err(mistake)?;
     Ok(Access { certificate, insecure: listening.insecure, ..Access::default() })
 }
 
