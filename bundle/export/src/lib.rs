@@ -3,10 +3,12 @@
 //! What is written is a function of the model alone: the same model has the same bytes, whoever trained it and in whatever
 //! order its tensors come. `docs/export.md` says what each format keeps and loses.
 
+mod hf;
 mod npz;
+mod onnx;
 
-use anyhow::{Result, bail, ensure};
-use elastic_bundle::{Model, Tensor, publish, safetensors};
+use anyhow::{Context, Result, anyhow, ensure};
+use elastic_bundle::{Model, Predictor, Tensor, publish, safetensors};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -66,12 +68,24 @@ pub fn export(model: &Model, format: Format, dir: &Path) -> Result<Vec<PathBuf>>
 /// Names and bytes, in the order in which they are written.
 fn files(model: &Model, format: Format) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let weights = sorted(&model.weights)?;
-    Ok(match format {
-        Format::Safetensors => vec![("model.safetensors", safetensors(&model.weights, &[("format", "pt")]))],
-        Format::Npz => vec![("weights.npz", npz::archive(&weights)?)],
-        Format::Hf => bail!("hf is not written yet; safetensors and npz are"),
-        Format::Onnx => bail!("onnx is not written yet; safetensors and npz are"),
-    })
+    match format {
+        Format::Safetensors => Ok(vec![("model.safetensors", safetensors(&model.weights, &[("format", "pt")]))]),
+        Format::Npz => Ok(vec![("weights.npz", npz::archive(&weights)?)]),
+        Format::Hf => {
+            check(model).context("export as hf")?;
+            hf::files(model, &weights).context("export as hf")
+        }
+        Format::Onnx => {
+            check(model).context("export as onnx")?;
+            onnx::files(model, &weights).context("export as onnx")
+        }
+    }
+}
+
+/// Whether description and weights go together, so that the network can be written down without looking again.
+fn check(model: &Model) -> Result<()> {
+    model.description.check()?;
+    Predictor::new(model, 1).map(drop).map_err(|why| anyhow!("the model and its weights do not go together: {why}"))
 }
 
 /// The tensors by name, each once and as long as its shape says.
@@ -92,3 +106,6 @@ fn sorted(tensors: &[Tensor]) -> Result<Vec<&Tensor>> {
     }
     Ok(sorted)
 }
+
+#[cfg(test)]
+mod tests;

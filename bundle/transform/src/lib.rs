@@ -6,7 +6,7 @@ mod text;
 mod tokenizer;
 
 pub use text::Text;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, byte_letters};
 
 use elastic_spec::job::{DataSource, DataSpec};
 use serde::{Deserialize, Serialize};

@@ -403,7 +403,7 @@ fn needs_normal_form(normalizer: &Json) -> Result<bool, String> {
 }
 
 /// GPT-2's letters for bytes: printable ones stand for themselves, the others for 256 and up.
-fn byte_letters() -> [char; 256] {
+pub fn byte_letters() -> [char; 256] {
     let mut next = 256;
     std::array::from_fn(|byte| {
         let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
