@@ -10,6 +10,8 @@ pub mod route;
 mod v1;
 mod v2;
 
+pub use v2::{EXTENSIONS, PLATFORM};
+
 use crate::refusal::Refusal;
 use crate::serving::Which;
 use crate::state::{Phase, Shared};

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod refusal;
 pub mod state;
 
+pub mod grpc;
 pub mod http;
 mod json;
 pub mod outputs;

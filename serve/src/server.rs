@@ -5,11 +5,11 @@
 //! the drain's time is over is cut off.
 
 use crate::config::Config;
-use crate::http;
 use crate::limits::{HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX};
 use crate::repository::{self, Inbox, Open, Orders};
 use crate::state::Shared;
 use crate::tls;
+use crate::{grpc, http};
 use anyhow::{Context, Result};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -47,7 +47,11 @@ impl Server {
         let shared = Arc::new(Shared::new(config, orders));
         let (stop, stopped) = watch::channel(false);
         let mut tasks = vec![tokio::spawn(repository::run(shared.clone(), open, inbox, stopped.clone()))];
-        tasks.push(tokio::spawn(accept(listeners.http, acceptor, shared.clone(), stopped)));
+        tasks.push(tokio::spawn(accept(listeners.http, acceptor, shared.clone(), stopped.clone())));
+        if let Some(listener) = listeners.grpc {
+            let server = grpc::server(shared.config.certificate.as_ref())?;
+            tasks.push(tokio::spawn(grpc::serve(listener, shared.clone(), stopped, server)));
+        }
         Ok(Server { shared, stop, tasks })
     }
 

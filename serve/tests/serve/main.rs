@@ -5,4 +5,7 @@ mod client;
 mod models;
 mod up;
 
+mod bad_grpc;
+mod bad_rest;
+mod live;
 mod rest;

@@ -42,6 +42,12 @@ pub fn read_raw(face: &Face, body: &[u8]) -> Result<Ask, Refusal> {
     let shape: Vec<i64> = match port.shape.iter().filter(|n| **n < 0).count() {
         1 => {
             let row: i64 = port.shape[1..].iter().product::<i64>() * 4;
+            if body.is_empty() || body.len() as i64 % row.max(1) != 0 {
+                let (bytes, name) = (body.len(), port.name);
+                let text =
+                    format!("a raw body of {bytes} bytes is no whole number of rows: '{name}' has {row} bytes a row");
+                return Err(Refusal::Invalid(text));
+            }
             let rows = body.len() as i64 / row.max(1);
             [rows].into_iter().chain(port.shape[1..].iter().copied()).collect()
         }
