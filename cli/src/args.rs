@@ -1,5 +1,6 @@
 //! The command line: what may be said, with an example for each. Nothing is decided here.
 
+use crate::certs::Certs;
 use crate::exit::EXIT_CODES;
 use crate::token::Token;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
@@ -35,6 +36,8 @@ pub enum Command {
     Drain(Drain),
     /// Stop a job for good
     Cancel(Cancel),
+    /// Make certificates: an authority, coordinator and nodes, for TLS between all parts
+    Certs(Certs),
     /// Make, list and revoke tokens: who may take part, look, submit or rule
     Token(Token),
     /// Look at checkpoints, without a cluster
@@ -350,6 +353,9 @@ pub struct Coordinator {
     /// Where records are kept: memory, redb:PATH, or etcd://HOST:PORT[,HOST:PORT…] [default: redb in --data-dir]
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
+    /// Directory with ca.pem, cert.pem and key.pem to speak TLS with etcd
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub etcd_tls_dir: Option<PathBuf>,
     /// Records of the embedded store and uploaded inputs
     #[arg(long, value_name = "DIR", default_value = "elastic-data", value_hint = ValueHint::DirPath)]
     pub data_dir: PathBuf,
@@ -409,6 +415,9 @@ pub struct Agent {
     /// A drain that takes longer stops the workers
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub drain_within: u64,
+    /// Drain when the cloud takes this machine back: aws, gcp, azure, or the URL where it says so
+    #[arg(long, value_name = "URL")]
+    pub preemption_url: Option<String>,
     #[command(flatten)]
     pub reach: Reach,
     #[command(flatten)]

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod exit;
 
+mod certs;
 mod cluster;
 mod follow;
 mod inputs;

@@ -15,7 +15,7 @@ mod memory;
 mod seat;
 
 pub use embedded::Embedded;
-pub use etcd::Etcd;
+pub use etcd::{Etcd, EtcdTls};
 pub use memory::Memory;
 
 use bytes::Bytes;

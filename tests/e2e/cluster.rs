@@ -230,12 +230,16 @@ impl Cluster {
 
     /// An agent whose workers keep [`PACE`], besides what `env` wants of them.
     pub fn start_agent(&mut self, name: &str, env: &[(&str, String)]) {
+        self.start_agent_with(name, env, &[]);
+    }
+
+    pub fn start_agent_with(&mut self, name: &str, env: &[(&str, String)], args: &[&str]) {
         let dir = self.dir.join("nodes").join(name);
         std::fs::create_dir_all(&dir).expect("the agent's directory");
         let points = env.iter().filter(|(key, _)| *key == "ELASTIC_FAIL").map(|(_, points)| points.as_str());
         let points: Vec<&str> = [PACE].into_iter().chain(points).collect();
         let mut command = self.logged(name);
-        command.args(["agent", "--coordinator", &self.url(), "--name", name, "--state-dir"]).arg(&dir);
+        command.args(["agent", "--coordinator", &self.url(), "--name", name, "--state-dir"]).arg(&dir).args(args);
         command.envs(env.iter().map(|(k, v)| (k, v))).env("ELASTIC_FAIL", points.join(",")).current_dir(&dir);
         let process = Guarded(command.spawn().expect("the agent starts"));
         self.agents.insert(name.to_string(), Agent { process });

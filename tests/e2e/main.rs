@@ -4,6 +4,7 @@
 mod averages;
 mod cluster;
 mod coordinator_loss;
+mod deploy;
 mod devices;
 mod disks;
 mod faults;
@@ -16,7 +17,9 @@ mod membership;
 mod netns;
 mod not_finite;
 mod portable;
+mod preemption;
 mod resume;
+mod security;
 mod starts;
 mod watching;
 mod world_sizes;

@@ -7,7 +7,7 @@ use crate::exit::{Exit, Outcome, mistake};
 use crate::reach::Cluster;
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
-use elastic_agent::AgentConfig;
+use elastic_agent::{AgentConfig, Notices};
 use elastic_proto::Access;
 use elastic_spec::NodeId;
 use std::net::{IpAddr, SocketAddr};
@@ -46,10 +46,15 @@ pub async fn run(args: args::Agent) -> Outcome {
         tls_dir: args.listening.tls_dir,
         allow_programs: args.allow_programs,
         drain_within: Duration::from_secs(args.drain_within),
+        notices: args.preemption_url.as_deref().map(Notices::parse).transpose().map_err(preemption)?,
         ..AgentConfig::local(state_dir(args.state_dir)?, first, worker_command()?)
     };
     elastic_agent::run(config, signals::interrupted()).await?;
     Ok(Exit::Ok)
+}
+
+fn preemption(wrong: String) -> anyhow::Error {
+    mistake(anyhow!("--preemption-url {wrong}"))
 }
 
 fn state_dir(said: Option<PathBuf>) -> Result<PathBuf> {

@@ -5,7 +5,7 @@ use crate::exit::{Exit, Outcome, mistake};
 use crate::reach::{read_text, token};
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
-use elastic_coordinator::store::{Embedded, Etcd, Memory, Store};
+use elastic_coordinator::store::{Embedded, Etcd, EtcdTls, Memory, Store};
 use elastic_proto::{Access, Credentials, OwnCertificate};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub async fn run(args: args::Coordinator) -> Outcome {
     let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let bound = listener.local_addr().context("the listener's address")?;
     access.check(bound).map_err(mistake)?;
-    let store = open(args.store.as_deref(), &args.data_dir).await?;
+    let store = open(args.store.as_deref(), &args.data_dir, args.etcd_tls_dir.as_deref()).await?;
     let config = elastic_coordinator::Config {
         advertise: args.advertise.unwrap_or_else(|| bound.to_string()),
         runs: std::path::absolute(&args.runs).context("find the directory of runs")?,
@@ -58,17 +58,26 @@ enum Kept {
     Etcd { hosts: Vec<String>, prefix: String },
 }
 
-async fn open(said: Option<&str>, data_dir: &Path) -> Result<Arc<dyn Store>> {
+async fn open(said: Option<&str>, data_dir: &Path, etcd_tls_dir: Option<&Path>) -> Result<Arc<dyn Store>> {
+    let etcd_tls = etcd_tls_dir.map(etcd_tls).transpose()?;
     Ok(match kept(said, data_dir).map_err(mistake)? {
         Kept::Memory => Arc::new(Memory::new()),
         Kept::Embedded(dir) => Arc::new(Embedded::open(&dir)?),
         Kept::Etcd { hosts, prefix } => {
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
             Arc::new(
-                Etcd::connect(&hosts, &prefix).await.with_context(|| format!("reach etcd at {}", hosts.join(", ")))?,
+                Etcd::connect(&hosts, &prefix, etcd_tls.as_ref())
+                    .await
+                    .with_context(|| format!("reach etcd at {}", hosts.join(", ")))?,
             )
         }
     })
+}
+
+/// What is shown to etcd, and whom to trust there.
+fn etcd_tls(dir: &Path) -> Result<EtcdTls> {
+    let read = |name: &str| read_text(&dir.join(name));
+    Ok(EtcdTls { authority_pem: read("ca.pem")?, chain_pem: read("cert.pem")?, key_pem: read("key.pem")? })
 }
 
 fn kept(said: Option<&str>, data_dir: &Path) -> Result<Kept> {

@@ -27,6 +27,7 @@ pub fn run(command: Command) -> Outcome {
         Command::Completions(args) => completions::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Certs(args) => crate::certs::run(args),
         Command::Serve(args) => crate::serve::run(args),
         command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
     }
@@ -50,6 +51,7 @@ async fn run_async(command: Command) -> Outcome {
         | Command::Completions(_)
         | Command::Profile(_)
         | Command::Devices(_)
+        | Command::Certs(_)
         | Command::Serve(_)
         | Command::Worker => Ok(Exit::Ok),
     }

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+pub use wire::EtcdTls;
 use wire::{Client, Keys, Op};
 
 pub struct Etcd {
@@ -34,8 +35,8 @@ struct Held {
 
 impl Etcd {
     /// Keys stand under `prefix/`. Fails if none of the hosts answers now: a wrong address should show.
-    pub async fn connect(hosts: &[&str], prefix: &str) -> anyhow::Result<Etcd> {
-        let client = Arc::new(Client::new(hosts).map_err(anyhow::Error::msg)?);
+    pub async fn connect(hosts: &[&str], prefix: &str, tls: Option<&EtcdTls>) -> anyhow::Result<Etcd> {
+        let client = Arc::new(Client::new(hosts, tls).map_err(anyhow::Error::msg)?);
         let store = Etcd { client, prefix: prefix.trim_end_matches('/').to_string(), held: Mutex::new(None) };
         store.leader().await?;
         Ok(store)

@@ -9,7 +9,7 @@ use elastic_spec::facts::{End, NodeWant, Process};
 use std::sync::Arc;
 
 async fn store(etcd: &EtcdServer) -> Arc<Etcd> {
-    Arc::new(Etcd::connect(&[&etcd.host()], "test").await.unwrap())
+    Arc::new(Etcd::connect(&[&etcd.host()], "test", None).await.unwrap())
 }
 
 fn world_size(want: &NodeWant) -> Option<u16> {
@@ -70,4 +70,19 @@ async fn while_etcd_is_away_views_are_made_and_ends_wait_for_their_record() {
     let status = coordinator.status(&job).await.unwrap();
     assert_eq!(status.last_fault.unwrap().worker, ended);
     running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_etcd_is_reached_with_a_certificate_of_its_authority_and_not_without() {
+    let test = "over_tls_etcd_is_reached_with_a_certificate_of_its_authority_and_not_without";
+    let Some(etcd) = EtcdServer::start_secured(test).await else { return };
+    let host = etcd.host();
+    let store = Etcd::connect(&[&host], "test", etcd.tls.as_ref()).await.unwrap();
+    let running = start(Arc::new(store));
+    leader(&running.address).await.jobs().await.unwrap();
+    running.stop();
+    let stranger = crate::etcd_server::certificates();
+    for wrong in [None, Some(&stranger)] {
+        assert!(Etcd::connect(&[&host], "test", wrong).await.is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! A real etcd on free ports, for tests. Found by `ELASTIC_ETCD` or on `PATH`.
 
+use elastic_coordinator::store::EtcdTls;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,19 +13,30 @@ pub struct EtcdServer {
     program: PathBuf,
     port: u16,
     peer_port: u16,
+    /// It speaks TLS alone, and asks callers for a certificate.
+    pub tls: Option<EtcdTls>,
 }
 
 impl EtcdServer {
     /// `None`, and a line that says so, where there is no etcd.
     pub async fn start(test: &str) -> Option<EtcdServer> {
+        EtcdServer::start_with(test, None).await
+    }
+
+    /// With certificates of an authority that was made for it.
+    pub async fn start_secured(test: &str) -> Option<EtcdServer> {
+        EtcdServer::start_with(test, Some(certificates())).await
+    }
+
+    async fn start_with(test: &str, tls: Option<EtcdTls>) -> Option<EtcdServer> {
         let Some(program) = program() else {
             skip(test, "no etcd: install etcd-server, or set ELASTIC_ETCD to its path");
             return None;
         };
         let dir = tempfile::tempdir().expect("a folder");
         let (port, peer_port) = (free_port(), free_port());
-        let process = spawn(&program, dir.path(), port, peer_port);
-        let mut server = EtcdServer { process, dir, program, port, peer_port };
+        let process = spawn(&program, dir.path(), port, peer_port, tls.as_ref());
+        let mut server = EtcdServer { process, dir, program, port, peer_port, tls };
         server.wait_ready().await;
         Some(server)
     }
@@ -41,13 +53,13 @@ impl EtcdServer {
 
     /// Starts it again on the same data.
     pub async fn start_again(&mut self) {
-        self.process = spawn(&self.program, self.dir.path(), self.port, self.peer_port);
+        self.process = spawn(&self.program, self.dir.path(), self.port, self.peer_port, self.tls.as_ref());
         self.wait_ready().await;
     }
 
     async fn wait_ready(&mut self) {
         let begun = Instant::now();
-        while elastic_coordinator::store::Etcd::connect(&[&self.host()], "ready").await.is_err() {
+        while elastic_coordinator::store::Etcd::connect(&[&self.host()], "ready", self.tls.as_ref()).await.is_err() {
             assert!(begun.elapsed() < Duration::from_secs(30), "etcd answers within 30 s");
             assert!(self.process.try_wait().expect("etcd's state").is_none(), "etcd stays up");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -70,11 +82,37 @@ fn program() -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join("etcd")).find(|etcd| etcd.is_file())
 }
 
-fn spawn(program: &Path, dir: &Path, port: u16, peer_port: u16) -> Child {
-    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-    Command::new(program)
+/// One certificate for both sides, and the authority that signed it.
+pub fn certificates() -> EtcdTls {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    let mut authority = CertificateParams::new(vec![]).expect("no names");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("signed");
+    let key = KeyPair::generate().expect("a key");
+    let own = CertificateParams::new(vec!["127.0.0.1".to_string()]).expect("an address");
+    let own = own.signed_by(&key, &authority).expect("signed");
+    EtcdTls { authority_pem: authority.pem(), chain_pem: own.pem(), key_pem: key.serialize_pem() }
+}
+
+fn spawn(program: &Path, dir: &Path, port: u16, peer_port: u16, tls: Option<&EtcdTls>) -> Child {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    let mut command = Command::new(program);
+    if let Some(tls) = tls {
+        for (flag, name, text) in [
+            ("--trusted-ca-file", "ca.pem", &tls.authority_pem),
+            ("--cert-file", "cert.pem", &tls.chain_pem),
+            ("--key-file", "key.pem", &tls.key_pem),
+        ] {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("a file");
+            command.arg(flag).arg(path);
+        }
+        command.arg("--client-cert-auth=true");
+    }
+    command
         .arg("--data-dir")
-        .arg(dir)
+        .arg(dir.join("data"))
         .args(["--name", "test", "--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("test={peer}")])

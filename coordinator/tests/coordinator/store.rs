@@ -136,8 +136,8 @@ async fn the_embedded_store_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_etcd_store_conforms() {
     let Some(etcd) = EtcdServer::start("the_etcd_store_conforms").await else { return };
-    let one = Arc::new(Etcd::connect(&[&etcd.host()], "test").await.unwrap());
-    let other = Arc::new(Etcd::connect(&[&etcd.host()], "test").await.unwrap());
+    let one = Arc::new(Etcd::connect(&[&etcd.host()], "test", None).await.unwrap());
+    let other = Arc::new(Etcd::connect(&[&etcd.host()], "test", None).await.unwrap());
     conforms(one, other).await;
 }
 
@@ -169,7 +169,7 @@ async fn etcd_away_ends_no_leadership_and_a_lease_that_is_over_does() {
     let Some(mut etcd) = EtcdServer::start("etcd_away_ends_no_leadership_and_a_lease_that_is_over_does").await else {
         return;
     };
-    let store = Etcd::connect(&[&etcd.host()], "test").await.unwrap();
+    let store = Etcd::connect(&[&etcd.host()], "test", None).await.unwrap();
     let mut leader = lead(&store, "a:1").await;
     etcd.kill();
     let written = store.commit(leader.term, &[put("a", "1")]).await;

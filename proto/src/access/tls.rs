@@ -211,6 +211,8 @@ impl Tls {
                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
                     // Nobody is there to take it when the server has stopped.
                     Ok(Ok(stream)) => drop(out.send(Ok(stream)).await),
+                    // Looks whether the port is open, as probes do, and hangs up.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                     Ok(Err(error)) => access.tell_refused(Some(peer), "TLS handshake", &words(&error)),
                     Err(_) => access.tell_refused(Some(peer), "TLS handshake", &"took too long"),
                 }

@@ -16,7 +16,10 @@ mod link;
 mod log_service;
 pub mod logs;
 mod node;
+mod notice;
 mod process;
+
+pub use notice::Notices;
 
 use anyhow::{Context, Result};
 use elastic_proto::{Access, Credentials, Ring};
@@ -58,6 +61,8 @@ pub struct AgentConfig {
     pub log_bounds: logs::Bounds,
     /// A drain that takes longer ends with SIGTERM to the workers.
     pub drain_within: Duration,
+    /// Where the cloud says that it will take this machine back.
+    pub notices: Option<Notices>,
 }
 
 /// Where logs are kept.
@@ -88,16 +93,25 @@ impl AgentConfig {
             logs: LogsIn::State,
             log_bounds: logs::Bounds::default(),
             drain_within: Duration::from_secs(60),
+            notices: None,
         }
     }
 }
 
-/// Runs this node's agent until `shutdown`; then drains: reports that it leaves, and ends when its
+/// Runs this node's agent until `shutdown`, or until the cloud takes the machine back; then drains: reports that it leaves, and ends when its
 /// workers have handed over, or after the bound.
 pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
     config.access.token = Some(format!("{:016x}{:016x}", random()?, random()?));
     config.access.ring = Ring::default();
     config.access.ring.replace(Vec::new());
+    let notices = config.notices.take();
+    let shutdown = async move {
+        let Some(notices) = notices else { return shutdown.await };
+        tokio::select! {
+            () = shutdown => {}
+            () = notices.given() => {}
+        }
+    };
     let identity = identity::Identity::take(&config.state_dir, config.name.as_ref())?;
     tracing::info!(node = %identity.node, slots = config.slots, "agent starts");
     let listener = TcpListener::bind((config.bind.as_str(), 0))

@@ -364,6 +364,20 @@ async fn certificates_of_another_authority_and_plain_peers_are_refused() {
     assert!(timeout(Duration::from_millis(500), b.events.recv()).await.is_err());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_addresses_come_and_go_peers_must_carry_the_one_name() {
+    for (name, links) in [("localhost", true), ("another-name", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        certificates(dir.path());
+        std::fs::write(dir.path().join("peer-name"), format!("{name}\n")).unwrap();
+        let (a, mut b) = (Member::start(tls(A, dir.path())).await, Member::start(tls(B, dir.path())).await);
+        a.links.set_peers(vec![b.peer()]);
+        b.links.set_peers(vec![a.peer()]);
+        let heard = timeout(Duration::from_millis(500), b.events.recv()).await;
+        assert_eq!(heard.is_ok(), links, "{name}: {heard:?}");
+    }
+}
+
 #[test]
 fn a_certificate_file_that_is_missing_or_wrong_is_named() {
     let dir = tempfile::tempdir().unwrap();

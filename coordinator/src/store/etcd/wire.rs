@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -20,6 +20,14 @@ mod pb {
 
 pub(super) use pb::{RangeResponse, TxnResponse};
 use pb::{kv_client::KvClient, lease_client::LeaseClient};
+
+/// PEM texts: whom to trust, and what to show.
+#[derive(Clone)]
+pub struct EtcdTls {
+    pub authority_pem: String,
+    pub chain_pem: String,
+    pub key_pem: String,
+}
 
 pub(super) struct Client {
     hosts: Vec<Channel>,
@@ -35,9 +43,17 @@ pub(super) struct Keys {
 }
 
 impl Client {
-    pub fn new(hosts: &[&str]) -> Result<Client, String> {
+    pub fn new(hosts: &[&str], tls: Option<&EtcdTls>) -> Result<Client, String> {
         let channel = |host: &&str| {
-            let endpoint = Endpoint::from_shared(format!("http://{host}")).map_err(|e| format!("{host}: {e}"))?;
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let bad = |e: tonic::transport::Error| format!("{host}: {e}");
+            let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}")).map_err(bad)?;
+            if let Some(tls) = tls {
+                let authority = Certificate::from_pem(&tls.authority_pem);
+                let own = Identity::from_pem(&tls.chain_pem, &tls.key_pem);
+                let config = ClientTlsConfig::new().ca_certificate(authority).identity(own);
+                endpoint = endpoint.tls_config(config).map_err(bad)?;
+            }
             let endpoint = endpoint
                 .connect_timeout(CALL_TIMEOUT / 2)
                 .tcp_nodelay(true)

@@ -16,6 +16,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 pub struct TlsConfig {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// What peers' certificates must carry; None: the host that is dialled.
+    peer_name: Option<ServerName<'static>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +32,8 @@ pub enum TlsError {
 
 impl TlsConfig {
     /// From `ca.pem` (who is trusted), `cert.pem` (ours, with its chain) and `key.pem`. The certificate must name
-    /// the host by which peers reach this worker.
+    /// the host by which peers reach this worker, or, where addresses come and go, the one name that stands in
+    /// `peer-name` of every peer.
     pub fn from_dir(dir: &Path) -> Result<TlsConfig, TlsError> {
         let authorities = certificates(&dir.join("ca.pem"))?;
         let chain = certificates(&dir.join("cert.pem"))?;
@@ -60,10 +63,14 @@ impl TlsConfig {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(unfit)?;
-        Ok(TlsConfig { client: Arc::new(client), server: Arc::new(server) })
+        let peer_name = peer_name(&dir.join("peer-name"))?;
+        Ok(TlsConfig { client: Arc::new(client), server: Arc::new(server), peer_name })
     }
 
     pub(super) async fn connect(&self, address: &str, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        if let Some(name) = &self.peer_name {
+            return Ok(TlsConnector::from(self.client.clone()).connect(name.clone(), socket).await?.into());
+        }
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_string())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{host:?} is no host name")))?;
@@ -72,6 +79,19 @@ impl TlsConfig {
 
     pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         Ok(TlsAcceptor::from(self.server.clone()).accept(socket).await?.into())
+    }
+}
+
+/// The file is there only where certificates carry one name for all.
+fn peer_name(path: &Path) -> Result<Option<ServerName<'static>>, TlsError> {
+    let bad = |what: String| TlsError::File { path: path.to_path_buf(), what };
+    match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(bad(e.to_string())),
+        Ok(text) => {
+            let name = text.trim().to_string();
+            ServerName::try_from(name).map(Some).map_err(|e| bad(e.to_string()))
+        }
     }
 }
 
