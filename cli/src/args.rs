@@ -326,7 +326,7 @@ pub enum CheckpointAct {
 
 #[derive(Debug, Args)]
 pub struct CheckpointPath {
-    /// A run's directory, a directory of checkpoints, or one checkpoint
+    /// A run's directory, a directory of checkpoints, or one checkpoint; s3://bucket/prefix/RUN of one in a bucket
     #[arg(value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
     /// JSON on stdout

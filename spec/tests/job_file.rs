@@ -90,6 +90,21 @@ fn flags_are_laid_over_the_file() {
 }
 
 #[test]
+fn checkpoints_may_lie_in_a_bucket() {
+    let spec = parsed(VALID, &["checkpoint.dir=s3://models/states/"]).spec;
+    assert_eq!(spec.checkpoint.dir.as_deref(), Some("s3://models/states"));
+    for (bad, says) in [
+        ("s3://Models/a", "names the bucket"),
+        ("s3://models/a//b", "has the prefix"),
+        ("s3://models/../b", "has the prefix"),
+        ("gs://models/a", "allowed: s3://bucket/prefix, a path"),
+    ] {
+        let said = told(&parse(VALID, &context(&[&format!("checkpoint.dir={bad}")])).unwrap_err());
+        assert!(said.contains(says), "{bad}: {said}");
+    }
+}
+
+#[test]
 fn many_workers_for_few_shards_bring_a_warning_with_the_efficiency() {
     assert_eq!(parsed(VALID, &[]).warnings, vec![]);
     let warnings = parsed(VALID, &["elastic.max_workers=6"]).warnings;

@@ -2,6 +2,7 @@
 //! weights, optimizer state, validation and the event log with a run that nothing disturbed.
 
 mod averages;
+mod buckets;
 mod cluster;
 mod coordinator_loss;
 mod deploy;

@@ -49,6 +49,13 @@ impl S3Server {
         assert!(answer.starts_with("HTTP/1.1 20"), "a bucket is made: {answer}");
     }
 
+    /// An object's bytes, as text, past the store's own interface; None if it is not there.
+    pub fn read(&self, bucket: &str, name: &str) -> Option<String> {
+        let answer = ask(self.filer, "GET", &format!("/buckets/{bucket}/{name}"), b"").ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| body.to_string())
+    }
+
     /// An object's bytes behind the store's back: what a disk may do.
     pub fn replace(&self, bucket: &str, name: &str, bytes: &[u8]) {
         let answer = ask(self.filer, "PUT", &format!("/buckets/{bucket}/{name}"), bytes).expect("it answers");

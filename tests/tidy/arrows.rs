@@ -67,11 +67,12 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "elastic-collectives",
             "elastic-checkpoint",
             "elastic-loader",
+            "elastic-objects",
             "elastic-tensor",
             "elastic-models",
             "elastic-cuda",
         ],
-        "trains; speaks with its agent, never with the coordinator",
+        "trains; speaks with its agent, never with the coordinator; keeps checkpoints in buckets as in folders",
     ),
     (
         "elastic",

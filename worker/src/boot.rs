@@ -4,6 +4,7 @@
 //! wrong here is the user's to mend (exit code 2), and no restart would cure it.
 
 use crate::Builder;
+use crate::bucket::{Bucket, is_bucket};
 use crate::env::Env;
 use crate::job::Job;
 use crate::memory::{self, Memory};
@@ -48,13 +49,25 @@ impl Order {
         Path::new(&self.launch.run_dir)
     }
 
-    pub fn checkpoints(&self) -> Checkpoints {
+    /// Where checkpoints lie; with the bucket, if it is one.
+    pub fn checkpoints(&self) -> Result<(Checkpoints, Option<Arc<Bucket>>)> {
         // A directory of the user's own may be shared by several runs.
         let dir = match (&self.spec.checkpoint.dir, self.run_dir().file_name()) {
+            (Some(dir), Some(run)) if is_bucket(dir) => {
+                let address = format!("{}/{}", dir.trim_end_matches('/'), run.to_string_lossy());
+                let (bucket, path) = Bucket::open(&address).context("checkpoint.dir")?;
+                let bucket = Arc::new(bucket);
+                return Ok((Checkpoints::in_place(bucket.clone(), path), Some(bucket)));
+            }
             (Some(dir), Some(run)) => Path::new(dir).join(run),
             _ => self.run_dir().join("checkpoints"),
         };
-        Checkpoints::on(Arc::new(PointedFs), dir)
+        Ok((Checkpoints::on(Arc::new(PointedFs), dir), None))
+    }
+
+    /// Nodes need not share the run directory of a job whose checkpoints every node sees.
+    pub fn needs_shared_run_dir(&self) -> bool {
+        !self.spec.checkpoint.dir.as_deref().is_some_and(is_bucket)
     }
 
     /// In whose name this worker publishes; the epoch is the view's at the time.
@@ -102,7 +115,8 @@ pub fn boot(order: &Order, build: &Builder) -> Result<Booted> {
         init_from(order, path, &computed, &mut state).with_context(|| format!("model.init \"{path}\""))?;
         computed.begin_average(&mut state);
     }
-    let restored = restore(&computed, &mut state, &order.checkpoints())?;
+    let (checkpoints, _) = order.checkpoints()?;
+    let restored = restore(&computed, &mut state, &checkpoints)?;
     Ok(Booted { job: computed, state, restored })
 }
 

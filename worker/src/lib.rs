@@ -19,6 +19,7 @@
 mod agent_link;
 mod ahead;
 mod boot;
+pub mod bucket;
 mod contents;
 pub mod device;
 mod env;
@@ -140,7 +141,7 @@ async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leavin
     let (answer, answers) = mpsc::channel(ANSWERS_MAX);
     let (tasks, queue) = sync_channel(TASKS_MAX);
     let mut inputs = Inputs { answers, links: link_events, alarms };
-    let (threads, mut last_place) = (threads(env, &order), place(env, &order));
+    let (threads, mut last_place) = (threads(env, &order), place(env, &order)?);
     let (ready, mut booted) = oneshot::channel();
     let seat = Seat { env: env.clone(), order, build, threads, alarm: alarm.clone(), answer: answer.clone() };
     alarm.thread("train", move || seat.train(ready, queue));
@@ -225,8 +226,17 @@ struct Ready {
 }
 
 impl Seat {
+    fn booted(&self) -> Result<(Booted, Place), Fault> {
+        let fault = |error| if bucket::is_passing(&error) { Fault::Node(error) } else { Fault::User(error) };
+        Ok((boot::boot(&self.order, &self.build).map_err(fault)?, place(&self.env, &self.order)?))
+    }
+
+    fn run_dir_id(&self) -> Option<u64> {
+        self.order.needs_shared_run_dir().then(|| run_dir::id(self.order.run_dir())).flatten()
+    }
+
     fn train(self, ready: oneshot::Sender<Result<Ready, Fault>>, queue: Receiver<Task>) {
-        let booted = match boot::boot(&self.order, &self.build).map_err(Fault::User) {
+        let (booted, place) = match self.booted() {
             Ok(booted) => booted,
             Err(fault) => {
                 // If nobody listens any more, this process is ending already.
@@ -237,16 +247,10 @@ impl Seat {
         let Booted { job, state, restored } = booted;
         let shared = Shared::new(job, state);
         let (metrics, published) = (Arc::default(), Arc::new(Mutex::new(restored)));
-        let publisher = Publisher::start(
-            place(&self.env, &self.order),
-            shared.clone(),
-            published.clone(),
-            &self.alarm,
-            self.answer.clone(),
-        );
+        let publisher = Publisher::start(place, shared.clone(), published.clone(), &self.alarm, self.answer.clone());
         let inputs = shared.clone();
         self.alarm.thread("inputs", move || inputs.inputs.make_ahead(&inputs.job));
-        let (failing, run_dir_id) = (publisher.failing.clone(), run_dir::id(self.order.run_dir()));
+        let (failing, run_dir_id) = (publisher.failing.clone(), self.run_dir_id());
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));
         if ready.send(Ok(Ready { config, shared, metrics, published, failing, run_dir_id })).is_ok() {
@@ -255,14 +259,16 @@ impl Seat {
     }
 }
 
-fn place(env: &Env, order: &Order) -> Place {
-    Place {
-        checkpoints: order.checkpoints(),
+fn place(env: &Env, order: &Order) -> Result<Place, Fault> {
+    let (checkpoints, bucket) = order.checkpoints().map_err(Fault::User)?;
+    Ok(Place {
+        checkpoints,
+        bucket,
         origin: order.origin(&env.job),
         keep: order.keep(),
         events: order.run_dir().join("events.jsonl"),
         board: Board::new(order.run_dir(), &order.launch.spec_json),
-    }
+    })
 }
 
 fn member_config(env: &Env, shared: &Shared) -> Config {

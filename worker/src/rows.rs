@@ -4,6 +4,7 @@
 //! worker publishes writes the same `events.jsonl`. A validation stands in the row of the step after
 //! which it was taken, so the file has exactly one line a step. Nothing here knows a clock or a rank.
 
+use crate::bucket::Bucket;
 use elastic_spec::Epoch;
 use elastic_spec::layout::Tail;
 use std::io::{self, Write};
@@ -82,8 +83,8 @@ fn number(x: f64) -> String {
 /// Makes `path` hold one line for each row, by rename. A file that says all this and more (a run that
 /// was taken up again at an earlier checkpoint, or a late writer) is left as it is.
 pub fn write(path: &Path, rows: &[Row], epoch: Epoch) -> io::Result<()> {
-    let lines: Vec<String> = rows.iter().enumerate().map(|(i, row)| row.line(i + 1)).collect();
-    if says_more(path, &lines) {
+    let lines = lines(rows);
+    if std::fs::read_to_string(path).is_ok_and(|there| says_more(&there, &lines)) {
         return Ok(());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -97,9 +98,18 @@ pub fn write(path: &Path, rows: &[Row], epoch: Epoch) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
+/// The same beside the checkpoints in a bucket.
+pub fn write_to(bucket: &Bucket, rows: &[Row]) -> Result<(), elastic_objects::Error> {
+    let lines = lines(rows);
+    bucket.write_events(&lines.concat(), |there| says_more(there, &lines))
+}
+
+fn lines(rows: &[Row]) -> Vec<String> {
+    rows.iter().enumerate().map(|(i, row)| row.line(i + 1)).collect()
+}
+
 /// The newest row may lack its validation still, so it is not compared.
-fn says_more(path: &Path, lines: &[String]) -> bool {
-    let Ok(there) = std::fs::read_to_string(path) else { return false };
+fn says_more(there: &str, lines: &[String]) -> bool {
     let settled = &lines[..lines.len().saturating_sub(1)];
     let mut there = there.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     settled.iter().all(|line| there.next() == Some(line)) && there.count() > 1

@@ -51,7 +51,7 @@ impl Speaker {
         let dir = place.checkpoints.dir().to_path_buf();
         let (step, weights_sha256) = (contents.step, contents.weights_digest());
         // Another's checkpoint may lie where this node cannot see it.
-        let there = elastic_checkpoint::list(&dir).unwrap_or_default();
+        let there = place.checkpoints.list().unwrap_or_default();
         let there = there.into_iter().find(|c| c.step == step && c.weights_sha256 == Some(weights_sha256));
         if let (None, Some(epoch)) = (&there, writes_in) {
             match place.write(&self.shared.job, &Copy { state: state.clone(), epoch }) {

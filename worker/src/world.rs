@@ -337,6 +337,7 @@ fn place(dir: &Path) -> Place {
         origin: Origin { cluster: "c".into(), job, config: Digest::default(), epoch: Epoch::default() },
         keep: Keep { newest: 2, in_use: Vec::new() },
         events: dir.join("events.jsonl"),
+        bucket: None,
         board: Board::new(dir, "{}"),
     }
 }

@@ -4,8 +4,12 @@ use crate::args;
 use crate::exit::{Exit, Outcome, mistake};
 use crate::show;
 use anyhow::{Context, Result, anyhow};
-use elastic_checkpoint::{Inspection, Listed, Verification, inspect, list, verify};
+use elastic_checkpoint::{
+    InspectError, Inspection, Listed, Verification, inspect, inspect_in, list, list_in, verify, verify_in,
+};
+use elastic_worker::bucket::{Bucket, is_bucket};
 use serde::Serialize;
+use std::path::PathBuf;
 
 pub fn run(args: args::Checkpoint) -> Outcome {
     match args.act {
@@ -16,7 +20,11 @@ pub fn run(args: args::Checkpoint) -> Outcome {
 }
 
 fn list_at(at: &args::CheckpointPath) -> Outcome {
-    let listed = list(&at.path).with_context(|| format!("list {}", at.path.display()))?;
+    let listed = match bucket(at)? {
+        Some((bucket, path)) => list_in(&bucket, &path),
+        None => list(&at.path),
+    };
+    let listed = listed.with_context(|| format!("list {}", at.path.display()))?;
     some(&listed, at)?;
     tell(at.json, &listed, || {
         let row = |one: &Listed| {
@@ -39,15 +47,31 @@ fn list_at(at: &args::CheckpointPath) -> Outcome {
 }
 
 fn inspect_at(at: &args::CheckpointPath) -> Outcome {
-    let found = inspect(&at.path).with_context(|| format!("inspect {}", at.path.display()))?;
+    let found: Result<Inspection, InspectError> = match bucket(at)? {
+        Some((bucket, path)) => inspect_in(&bucket, &path),
+        None => inspect(&at.path),
+    };
+    let found = found.with_context(|| format!("inspect {}", at.path.display()))?;
     tell(at.json, &found, || inspection(&found))
 }
 
 fn verify_at(at: &args::CheckpointPath) -> Outcome {
-    let read = verify(&at.path).with_context(|| format!("verify {}", at.path.display()))?;
+    let read = match bucket(at)? {
+        Some((bucket, path)) => verify_in(&bucket, &path),
+        None => verify(&at.path),
+    };
+    let read = read.with_context(|| format!("verify {}", at.path.display()))?;
     some(&read, at)?;
     tell(at.json, &read, || read.iter().map(verdict).collect())?;
     Ok(if read.iter().all(|one| one.whole) { Exit::Ok } else { Exit::Failed })
+}
+
+/// None: the path is one of this machine.
+fn bucket(at: &args::CheckpointPath) -> Result<Option<(Bucket, PathBuf)>> {
+    match at.path.to_str().filter(|text| is_bucket(text)) {
+        Some(text) => Bucket::open(text).map(Some).map_err(|error| mistake(anyhow::Error::new(error))),
+        None => Ok(None),
+    }
 }
 
 fn some<T>(found: &[T], at: &args::CheckpointPath) -> Result<()> {

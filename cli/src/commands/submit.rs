@@ -10,11 +10,13 @@ use crate::result::{Ending, short};
 use crate::{inputs, logging, show, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_agent::LogsIn;
+use elastic_checkpoint::list_in;
 use elastic_proto::Refusal;
 use elastic_proto::client::Coordinator;
 use elastic_spec::api::{JobState, JobStatus, Submit};
 use elastic_spec::job::{JobSpec, ModelKind};
 use elastic_spec::{JobId, NodeId};
+use elastic_worker::bucket::{Bucket, is_bucket};
 use elastic_worker::memory::{self, Memory};
 use elastic_worker::planned::{self, Planned};
 use std::fs::{File, TryLockError};
@@ -87,7 +89,8 @@ async fn here(args: &args::Submit, mut file: JobFile, resume: Option<JobId>, sin
         fits.map_err(|why| mistake(anyhow!(why)).context("not enough memory"))?;
         eprintln!("{}", memory_of_each(&memory));
     }
-    let _lock = resume.as_ref().map(|run| take_run(&args.runs, run)).transpose()?;
+    let _lock =
+        resume.as_ref().map(|run| take_run(&args.runs, run, file.spec.checkpoint.dir.as_deref())).transpose()?;
     let place = Place::make(&args.runs)?;
     logging::to_file(&place.path().join("elastic.log"))?;
     let outcome = in_place(args, &file, resume, since, &place).await;
@@ -110,8 +113,18 @@ fn memory_of_each(memory: &Memory) -> String {
 }
 
 /// A run to go on with: nobody else trains it as long as the returned file is open.
-fn take_run(runs: &Path, run: &JobId) -> Result<File> {
+///
+/// One whose checkpoints lie in a bucket may have been trained elsewhere.
+fn take_run(runs: &Path, run: &JobId, checkpoints: Option<&str>) -> Result<File> {
     let dir = runs.join(run.as_str());
+    if let Some(place) = checkpoints.filter(|place| is_bucket(place)) {
+        let address = format!("{place}/{run}");
+        let (bucket, path) = Bucket::open(&address).map_err(|error| mistake(anyhow::Error::new(error)))?;
+        if list_in(&bucket, &path).context("--resume")?.is_empty() {
+            return Err(mistake(anyhow!("--resume {run}: there is no checkpoint at {address}")));
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("make the run directory {}", dir.display()))?;
+    }
     if !dir.is_dir() {
         return Err(mistake(anyhow!("--resume {run}: there is no {}", dir.display())));
     }
@@ -347,13 +360,13 @@ mod tests {
     fn a_run_that_is_being_trained_is_not_taken_by_another() {
         let runs = tempfile::tempdir().unwrap();
         let run = JobId::parse("digits-1").unwrap();
-        assert!(take_run(runs.path(), &run).is_err(), "there is none yet");
+        assert!(take_run(runs.path(), &run, None).is_err(), "there is none yet");
         std::fs::create_dir(runs.path().join("digits-1")).unwrap();
-        let first = take_run(runs.path(), &run).unwrap();
-        let refused = take_run(runs.path(), &run).unwrap_err();
+        let first = take_run(runs.path(), &run, None).unwrap();
+        let refused = take_run(runs.path(), &run, None).unwrap_err();
         assert!(refused.to_string().contains("another process trains this run"), "{refused}");
         drop(first);
-        assert!(take_run(runs.path(), &run).is_ok());
+        assert!(take_run(runs.path(), &run, None).is_ok());
     }
 
     #[test]

@@ -291,7 +291,7 @@ pub const KEYS: &[Key] = &[
         "Restarts after faults that the job may spend before it is given up. Progress refills it."),
     // checkpoint
     plain("checkpoint", "dir", Kind::Path, Absent("`checkpoints` in the run directory"), "",
-        "Where checkpoints are written."),
+        "Where checkpoints are written: a folder, which nodes had better share, or `s3://bucket/prefix`, with the credentials of each agent's environment. Each run has a folder of its own in it."),
     plain("checkpoint", "every", int(0, STEPS_MAX), Is("0"), "steps", "Interval. The last step always has one. 0: the last step only."),
     plain("checkpoint", "keep", int(1, 1_000_000), Is("3"), "checkpoints", "The newest verified ones that are kept."),
     // resources

@@ -488,7 +488,7 @@ fn efficiency_warning(min: u16, max: u16, shards: u16) -> String {
 }
 
 fn read_checkpoint(section: &mut Section) -> Option<CheckpointSpec> {
-    let (dir, every, keep) = (section.path("dir"), section.int("every"), section.int("keep"));
+    let (dir, every, keep) = (section.place("dir"), section.int("every"), section.int("keep"));
     Some(CheckpointSpec { dir, every: every?, keep: keep? })
 }
 

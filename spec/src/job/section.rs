@@ -142,6 +142,23 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A path, or a prefix in a bucket: `s3://bucket/prefix`.
+    pub fn place(&mut self, name: &'static str) -> Option<String> {
+        let text = self.text(name)?;
+        let checked = match text.strip_prefix("s3://") {
+            Some(rest) => check_bucket(rest).map(|()| text.trim_end_matches('/').to_string()),
+            None => resolve_path(self.base_dir, &text)
+                .map_err(|message| message.replace("allowed: a path,", "allowed: s3://bucket/prefix, a path,")),
+        };
+        match checked {
+            Ok(place) => Some(place),
+            Err(message) => {
+                self.wrong(name, message);
+                None
+            }
+        }
+    }
+
     pub fn truth(&mut self, name: &'static str) -> Option<bool> {
         let (key, entry) = self.value(name)?;
         match entry.value {
@@ -441,6 +458,27 @@ pub(super) fn resolve_path(base_dir: &str, text: &str) -> Result<String, String>
         ("", ".") => Ok("/".to_string()),
         (base, ".") => Ok(base.to_string()),
         (base, rest) => Ok(format!("{base}/{rest}")),
+    }
+}
+
+fn check_bucket(text: &str) -> Result<(), String> {
+    let (bucket, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let of_bucket = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-';
+    if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(of_bucket) {
+        return Err(format!(
+            "names the bucket \"{}\"; allowed: 3 to 63 of a-z, 0-9, \".\" and \"-\", as in s3://bucket/prefix",
+            shortened(bucket)
+        ));
+    }
+    let of_prefix = |c: char| c.is_ascii_alphanumeric() || "._-=@+".contains(c);
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(of_prefix);
+    match prefix.trim_end_matches('/') {
+        prefix if prefix.len() > 500 => Err(format!("has a prefix of {} bytes; allowed: 500", prefix.len())),
+        prefix if prefix.is_empty() || prefix.split('/').all(is_part) => Ok(()),
+        prefix => Err(format!(
+            "has the prefix \"{}\"; allowed: parts of letters, digits and . _ - = @ +, separated by /",
+            shortened(prefix)
+        )),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Removes checkpoints that are no longer needed, and what crashes have left lying about.
 
 use crate::contents::Origin;
-use crate::disk::Disk;
 use crate::manifest::Name;
+use crate::place::{Place, UNPUBLISHED};
 use crate::read;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ pub struct Cleaned {
     pub outdated: bool,
 }
 
-pub(crate) fn clean(disk: &dyn Disk, dir: &Path, origin: &Origin, keep: &Keep) -> io::Result<Cleaned> {
+pub(crate) fn clean(place: &dyn Place, dir: &Path, origin: &Origin, keep: &Keep) -> io::Result<Cleaned> {
     let mut cleaned = Cleaned::default();
-    let keepers = keepers(disk, dir, keep.newest.max(1))?;
+    let keepers = keepers(place, dir, keep.newest.max(1))?;
     let Some(oldest_kept) = keepers.last() else { return Ok(cleaned) };
-    for text in disk.names(dir)? {
+    for text in place.names(dir)? {
         let path = dir.join(&text);
         let goes = match Name::parse(&text) {
             // Damaged ones that are newer than the oldest kept stay, for whoever wants to know what happened.
@@ -38,25 +38,30 @@ pub(crate) fn clean(disk: &dyn Disk, dir: &Path, origin: &Origin, keep: &Keep) -
             continue;
         }
         // Before each removal: verifying took its time, and a new leader may have begun since.
-        if is_outdated(disk, dir, origin)? {
+        if is_outdated(place, dir, origin)? {
             cleaned.outdated = true;
             return Ok(cleaned);
         }
-        remove(disk, dir, &text)?;
+        place.remove(dir, &text)?;
         cleaned.removed.push(path);
     }
     Ok(cleaned)
 }
 
 /// The newest verified checkpoint of each of the `count` newest steps, newest first.
-fn keepers(disk: &dyn Disk, dir: &Path, count: usize) -> io::Result<Vec<Name>> {
+fn keepers(place: &dyn Place, dir: &Path, count: usize) -> io::Result<Vec<Name>> {
     let mut keepers: Vec<Name> = Vec::new();
-    for name in read::published(disk, dir)?.into_iter().rev() {
+    for name in read::published(place, dir)?.into_iter().rev() {
         if keepers.len() == count {
             break;
         }
         let is_new_step = keepers.last().is_none_or(|kept| kept.step != name.step);
-        if is_new_step && read::restore(disk, &dir.join(name.to_string())).is_ok() {
+        let path = dir.join(name.to_string());
+        let is_whole = || match place.is_far() {
+            true => read::look(place, &path).is_ok(),
+            false => read::restore(place, &path).is_ok(),
+        };
+        if is_new_step && is_whole() {
             keepers.push(name);
         }
     }
@@ -72,25 +77,13 @@ fn is_superseded(name: Name, keepers: &[Name]) -> bool {
 fn is_left_over(text: &str, origin: &Origin) -> bool {
     let tags = [".tmp-", ".removed-", ".damaged-"];
     let name = tags.iter().find_map(|tag| text.split_once(tag)).and_then(|(name, _)| Name::parse(name));
-    name.is_some_and(|name| name.epoch < origin.epoch)
+    // Of our own epoch nobody but us writes there, and we are cleaning.
+    let is_ours = |name: Name| text.ends_with(UNPUBLISHED) && name.epoch == origin.epoch;
+    name.is_some_and(|name| name.epoch < origin.epoch || is_ours(name))
 }
 
-fn is_outdated(disk: &dyn Disk, dir: &Path, origin: &Origin) -> io::Result<bool> {
-    Ok(read::published(disk, dir)?.into_iter().filter(|name| name.epoch.term > origin.epoch.term).any(|name| {
-        read::manifest(disk, &dir.join(name.to_string())).is_ok_and(|manifest| manifest.cluster == origin.cluster)
+fn is_outdated(place: &dyn Place, dir: &Path, origin: &Origin) -> io::Result<bool> {
+    Ok(read::published(place, dir)?.into_iter().filter(|name| name.epoch.term > origin.epoch.term).any(|name| {
+        read::manifest(place, &dir.join(name.to_string())).is_ok_and(|manifest| manifest.cluster == origin.cluster)
     }))
-}
-
-/// First out of sight in one rename, so that a crash leaves no half of a checkpoint under its name.
-fn remove(disk: &dyn Disk, dir: &Path, text: &str) -> io::Result<()> {
-    let path = dir.join(text);
-    if Name::parse(text).is_none() {
-        return disk.remove_dir_all(&path);
-    }
-    let taken = disk.names(dir)?;
-    let mut aside = (0u64..).map(|n| format!("{text}.removed-{}-{n}", std::process::id()));
-    let aside = dir.join(aside.find(|a| !taken.contains(a)).expect("a directory does not hold 2^64 names"));
-    disk.rename_new(&path, &aside)?;
-    disk.sync_dir(dir)?;
-    disk.remove_dir_all(&aside)
 }

@@ -1,7 +1,7 @@
 //! Writes, publishes, verifies and restores checkpoints. Knows bytes and names, not tensors' meaning.
 //!
-//! A checkpoint is a directory `step-<8 digits>.t<term>.g<gen>` that appears by one rename, whole or not at
-//! all; `docs/checkpoint-format.md` is its specification. All tensors are stored whole, so it can be restored
+//! A checkpoint is a directory `step-<8 digits>.t<term>.g<gen>` that appears at once, whole or not at all: by one rename
+//! in a folder, by its manifest in a store of objects ([`Place`]); `docs/checkpoint-format.md` is its specification. All tensors are stored whole, so it can be restored
 //! at any world size. Nothing here is believed because it is there: every byte read is covered by a checksum
 //! of the manifest, and a damaged checkpoint is refused with its reason and the one before is taken.
 //!
@@ -13,6 +13,7 @@ mod contents;
 mod disk;
 mod grid;
 mod manifest;
+mod place;
 mod read;
 mod report;
 pub mod simulated;
@@ -21,9 +22,12 @@ mod write;
 pub use clean::{Cleaned, Keep};
 pub use contents::{BadContents, Contents, Origin, TensorBytes};
 pub use disk::{Disk, DiskFile, Fs};
-pub use manifest::{FORMAT_VERSION, Manifest, Name, RowFile, StoredTensor, TensorFile};
+pub use manifest::{FORMAT_VERSION, MANIFEST, Manifest, Name, RowFile, StoredTensor, TensorFile};
+pub use place::{Place, Revealed, Staged, UNPUBLISHED};
 pub use read::{Found, Refusal, Refused, Restored};
-pub use report::{InspectError, Inspection, Listed, Verification, inspect, list, verify};
+pub use report::{
+    InspectError, Inspection, Listed, Verification, inspect, inspect_in, list, list_in, verify, verify_in,
+};
 pub use write::{PublishError, Published};
 
 use std::path::{Path, PathBuf};
@@ -32,7 +36,7 @@ use std::sync::Arc;
 /// The checkpoints of one run: a directory that holds nothing else.
 #[derive(Clone)]
 pub struct Checkpoints {
-    disk: Arc<dyn Disk>,
+    place: Arc<dyn Place>,
     dir: PathBuf,
 }
 
@@ -43,7 +47,12 @@ impl Checkpoints {
     }
 
     pub fn on(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> Checkpoints {
-        Checkpoints { disk, dir: dir.into() }
+        Checkpoints::in_place(Arc::new(place::ByRename(disk)), dir)
+    }
+
+    /// Where there is no file system: `dir` is as the place calls it.
+    pub fn in_place(place: Arc<dyn Place>, dir: impl Into<PathBuf>) -> Checkpoints {
+        Checkpoints { place, dir: dir.into() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -56,16 +65,21 @@ impl Checkpoints {
     /// The one exception is an error from the very last sync, after which it may or may not be there; both
     /// are sound, and publishing again finds out.
     pub fn publish(&self, origin: &Origin, contents: &Contents) -> Result<Published, PublishError> {
-        write::publish(&*self.disk, &self.dir, origin, contents)
+        write::publish(&*self.place, &self.dir, origin, contents)
     }
 
     /// The newest checkpoint that proves whole, and why newer ones (if any) were refused.
     pub fn newest_verified(&self) -> std::io::Result<Found> {
-        read::newest_verified(&*self.disk, &self.dir)
+        read::newest_verified(&*self.place, &self.dir)
+    }
+
+    /// One line for each, newest first; only the manifests are read.
+    pub fn list(&self) -> std::io::Result<Vec<Listed>> {
+        report::list_in(&*self.place, &self.dir)
     }
 
     /// Removes what is no longer needed, on behalf of the publisher `origin`; see [`Keep`].
     pub fn clean(&self, origin: &Origin, keep: &Keep) -> std::io::Result<Cleaned> {
-        clean::clean(&*self.disk, &self.dir, origin, keep)
+        clean::clean(&*self.place, &self.dir, origin, keep)
     }
 }

@@ -15,7 +15,8 @@ use std::fmt;
 /// Raised whenever an older reader would misread what is written.
 pub const FORMAT_VERSION: u32 = 1;
 pub(crate) const FORMAT: &str = "elastic-checkpoint";
-pub(crate) const MANIFEST: &str = "manifest.json";
+/// The file that makes a checkpoint of the others.
+pub const MANIFEST: &str = "manifest.json";
 pub(crate) const WEIGHTS: &str = "weights.safetensors";
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const ROWS: &str = "rows.bin";

@@ -1,11 +1,11 @@
 //! Reads a checkpoint and believes none of it until the checksums agree.
 
 use crate::contents::{Contents, TensorBytes};
-use crate::disk::Disk;
 use crate::grid::BLOCK_BYTES;
 use crate::manifest::{
     FORMAT_VERSION, MANIFEST, MANIFEST_BYTES_MAX, Manifest, Name, OPTIMIZER, ROWS, TensorFile, WEIGHTS,
 };
+use crate::place::Place;
 use bytes::Bytes;
 use elastic_spec::Digest;
 use safetensors::SafeTensors;
@@ -65,15 +65,17 @@ pub struct Found {
     pub refused: Vec<Refused>,
 }
 
-pub(crate) fn newest_verified(disk: &dyn Disk, dir: &Path) -> io::Result<Found> {
+pub(crate) fn newest_verified(place: &dyn Place, dir: &Path) -> io::Result<Found> {
     let mut found = Found::default();
-    for name in published(disk, dir)?.into_iter().rev() {
+    for name in published(place, dir)?.into_iter().rev() {
         let path = dir.join(name.to_string());
-        match restore(disk, &path) {
+        match restore(place, &path) {
             Ok(restored) => {
                 found.newest = Some(restored);
                 break;
             }
+            // The one before would be taken though this one is whole, or the run would begin anew.
+            Err(Refusal::Io { error, .. }) if place.is_away(&error) => return Err(error),
             Err(why) => found.refused.push(Refused { path, why }),
         }
     }
@@ -81,16 +83,16 @@ pub(crate) fn newest_verified(disk: &dyn Disk, dir: &Path) -> io::Result<Found> 
 }
 
 /// Names of checkpoints in `dir`, oldest first.
-pub(crate) fn published(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Name>> {
-    let mut names: Vec<Name> = disk.names(dir)?.iter().filter_map(|name| Name::parse(name)).collect();
+pub(crate) fn published(place: &dyn Place, dir: &Path) -> io::Result<Vec<Name>> {
+    let mut names: Vec<Name> = place.names(dir)?.iter().filter_map(|name| Name::parse(name)).collect();
     names.sort();
     Ok(names)
 }
 
 /// The manifest alone: proves that it is whole, says nothing about the files.
-pub(crate) fn manifest(disk: &dyn Disk, path: &Path) -> Result<Manifest, Refusal> {
+pub(crate) fn manifest(place: &dyn Place, path: &Path) -> Result<Manifest, Refusal> {
     let file = path.join(MANIFEST);
-    let length = match disk.len(&file) {
+    let length = match place.len(&file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refusal::NoManifest),
         length => length.map_err(|error| Refusal::Io { file: MANIFEST, error })?,
     };
@@ -98,7 +100,7 @@ pub(crate) fn manifest(disk: &dyn Disk, path: &Path) -> Result<Manifest, Refusal
         let what = format!("it has {length} bytes; 1 to {MANIFEST_BYTES_MAX} are allowed");
         return Err(Refusal::Manifest { what });
     }
-    let text = disk.read(&file, MANIFEST_BYTES_MAX).map_err(|error| Refusal::Io { file: MANIFEST, error })?;
+    let text = place.read(&file, MANIFEST_BYTES_MAX).map_err(|error| Refusal::Io { file: MANIFEST, error })?;
     let manifest = Manifest::from_text(&text)?;
     let directory = path.file_name().unwrap_or_default().to_string_lossy();
     // A copy under a name of one's own is fine; a name that tells another story is not.
@@ -110,16 +112,24 @@ pub(crate) fn manifest(disk: &dyn Disk, path: &Path) -> Result<Manifest, Refusal
     }
 }
 
+/// The manifest, and that the files have the lengths that it says.
+pub(crate) fn look(place: &dyn Place, path: &Path) -> Result<Manifest, Refusal> {
+    let manifest = manifest(place, path)?;
+    let files = [(WEIGHTS, manifest.weights.bytes), (OPTIMIZER, manifest.optimizer.bytes), (ROWS, manifest.rows.bytes)];
+    files.into_iter().try_for_each(|(file, wanted)| check_length(place, path, file, wanted))?;
+    Ok(manifest)
+}
+
 /// Everything, verified.
-pub(crate) fn restore(disk: &dyn Disk, path: &Path) -> Result<Restored, Refusal> {
-    let manifest = manifest(disk, path)?;
+pub(crate) fn restore(place: &dyn Place, path: &Path) -> Result<Restored, Refusal> {
+    let manifest = manifest(place, path)?;
     let contents = Contents {
         step: manifest.step,
         round: manifest.round,
         meta: manifest.meta.clone(),
-        weights: tensors(disk, path, WEIGHTS, &manifest.weights)?,
-        optimizer: tensors(disk, path, OPTIMIZER, &manifest.optimizer)?,
-        rows: rows(disk, path, &manifest)?,
+        weights: tensors(place, path, WEIGHTS, &manifest.weights)?,
+        optimizer: tensors(place, path, OPTIMIZER, &manifest.optimizer)?,
+        rows: rows(place, path, &manifest)?,
     };
     for (what, found, wanted) in [
         ("weights", contents.weights_digest(), manifest.weights_sha256),
@@ -132,8 +142,13 @@ pub(crate) fn restore(disk: &dyn Disk, path: &Path) -> Result<Restored, Refusal>
     Ok(Restored { path: path.to_path_buf(), manifest, contents })
 }
 
-fn tensors(disk: &dyn Disk, dir: &Path, file: &'static str, wanted: &TensorFile) -> Result<Vec<TensorBytes>, Refusal> {
-    let bytes = whole(disk, dir, file, wanted.bytes)?;
+fn tensors(
+    place: &dyn Place,
+    dir: &Path,
+    file: &'static str,
+    wanted: &TensorFile,
+) -> Result<Vec<TensorBytes>, Refusal> {
+    let bytes = whole(place, dir, file, wanted.bytes)?;
     // The manifest's door has made sure that header and tensors make up the file's length exactly.
     let data = bytes.slice(wanted.header_bytes as usize..);
     let read = crc32fast::hash(&bytes[..wanted.header_bytes as usize]);
@@ -178,29 +193,32 @@ fn compare(file: &[u8], tensors: &[TensorBytes]) -> Result<(), String> {
     Ok(())
 }
 
-fn rows(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Bytes, Refusal> {
-    let bytes = whole(disk, dir, ROWS, manifest.rows.bytes)?;
+fn rows(place: &dyn Place, dir: &Path, manifest: &Manifest) -> Result<Bytes, Refusal> {
+    let bytes = whole(place, dir, ROWS, manifest.rows.bytes)?;
     match check_blocks(&bytes, &manifest.rows.crc32) {
         Ok(()) => Ok(bytes),
         Err((block, wrote, read)) => Err(Refusal::Rows { block, wrote, read }),
     }
 }
 
+fn check_length(place: &dyn Place, dir: &Path, file: &'static str, wanted: u64) -> Result<(), Refusal> {
+    match place.len(&dir.join(file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refusal::Missing { file }),
+        Err(error) => Err(Refusal::Io { file, error }),
+        Ok(found) if found != wanted => Err(Refusal::Length { file, found, wanted }),
+        Ok(_) => Ok(()),
+    }
+}
+
 /// A file of exactly `wanted` bytes. The manifest has a checksum for each block of it, so a length that is
 /// claimed costs its maker as much as its reader.
-fn whole(disk: &dyn Disk, dir: &Path, file: &'static str, wanted: u64) -> Result<Bytes, Refusal> {
+fn whole(place: &dyn Place, dir: &Path, file: &'static str, wanted: u64) -> Result<Bytes, Refusal> {
     let path = dir.join(file);
-    let found = match disk.len(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refusal::Missing { file }),
-        found => found.map_err(|error| Refusal::Io { file, error })?,
-    };
-    if found != wanted {
-        return Err(Refusal::Length { file, found, wanted });
-    }
+    check_length(place, dir, file, wanted)?;
     if wanted == 0 {
         return Ok(Bytes::new());
     }
-    let bytes = disk.read(&path, wanted).map_err(|error| Refusal::Io { file, error })?;
+    let bytes = place.read(&path, wanted).map_err(|error| Refusal::Io { file, error })?;
     match bytes.len() as u64 == wanted {
         true => Ok(Bytes::from(bytes)),
         false => Err(Refusal::Length { file, found: bytes.len() as u64, wanted }),

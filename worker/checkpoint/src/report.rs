@@ -1,13 +1,15 @@
 //! What the CLI shows of checkpoints: plain values, ready for JSON.
 
-use crate::disk::{Disk, Fs};
+use crate::disk::Fs;
 use crate::manifest::{Manifest, Name, OPTIMIZER, ROWS, WEIGHTS};
+use crate::place::{ByRename, Place};
 use crate::read::{self, Refusal};
 use elastic_spec::{Digest, Round, Step};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One line of `elastic checkpoint list`. Only the manifest was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -75,14 +77,24 @@ pub struct Verification {
 /// The checkpoints at `path`, newest first: a directory of them, a run directory (with `checkpoints` in it),
 /// or one checkpoint. Empty if there are none.
 pub fn list(path: &Path) -> io::Result<Vec<Listed>> {
-    Ok(resolve(&Fs, path)?.iter().map(|path| listed(&Fs, path)).collect())
+    list_in(&ByRename(Arc::new(Fs)), path)
+}
+
+/// As [`list`], in another place.
+pub fn list_in(place: &dyn Place, path: &Path) -> io::Result<Vec<Listed>> {
+    Ok(resolve(place, path)?.iter().map(|path| listed(place, path)).collect())
 }
 
 /// The newest checkpoint at `path` (as for [`list`]) by name, whether or not it is whole.
 pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
-    let newest = resolve(&Fs, path)?.into_iter().next();
+    inspect_in(&ByRename(Arc::new(Fs)), path)
+}
+
+/// As [`inspect`], in another place.
+pub fn inspect_in(place: &dyn Place, path: &Path) -> Result<Inspection, InspectError> {
+    let newest = resolve(place, path)?.into_iter().next();
     let path = newest.ok_or_else(|| InspectError::Nothing(path.to_path_buf()))?;
-    match read::manifest(&Fs, &path) {
+    match read::manifest(place, &path) {
         Ok(manifest) => Ok(inspection(path, manifest)),
         Err(why) => Err(InspectError::Refused { path, why }),
     }
@@ -90,7 +102,12 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
 
 /// Reads every byte of all checkpoints at `path` (as for [`list`]), newest first.
 pub fn verify(path: &Path) -> io::Result<Vec<Verification>> {
-    Ok(resolve(&Fs, path)?.into_iter().map(|path| verification(&Fs, path)).collect())
+    verify_in(&ByRename(Arc::new(Fs)), path)
+}
+
+/// As [`verify`], in another place.
+pub fn verify_in(place: &dyn Place, path: &Path) -> io::Result<Vec<Verification>> {
+    Ok(resolve(place, path)?.into_iter().map(|path| verification(place, path)).collect())
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,13 +120,13 @@ pub enum InspectError {
     Disk(#[from] io::Error),
 }
 
-fn resolve(disk: &dyn Disk, path: &Path) -> io::Result<Vec<PathBuf>> {
+fn resolve(place: &dyn Place, path: &Path) -> io::Result<Vec<PathBuf>> {
     let is_one = path.file_name().is_some_and(|name| Name::parse(&name.to_string_lossy()).is_some());
-    if is_one || disk.len(&path.join(crate::manifest::MANIFEST)).is_ok() {
+    if is_one || place.len(&path.join(crate::manifest::MANIFEST)).is_ok() {
         return Ok(vec![path.to_path_buf()]);
     }
     for dir in [path.to_path_buf(), path.join("checkpoints")] {
-        let names = read::published(disk, &dir)?;
+        let names = read::published(place, &dir)?;
         if !names.is_empty() {
             return Ok(names.into_iter().rev().map(|name| dir.join(name.to_string())).collect());
         }
@@ -117,8 +134,8 @@ fn resolve(disk: &dyn Disk, path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(Vec::new())
 }
 
-fn listed(disk: &dyn Disk, path: &Path) -> Listed {
-    let manifest = read::manifest(disk, path);
+fn listed(place: &dyn Place, path: &Path) -> Listed {
+    let manifest = read::manifest(place, path);
     let said = path.file_name().and_then(|name| Name::parse(&name.to_string_lossy()));
     let name = manifest.as_ref().ok().map(Manifest::name).or(said);
     let name = name.unwrap_or(Name { step: Step(0), epoch: Default::default() });
@@ -168,8 +185,8 @@ fn inspection(path: PathBuf, manifest: Manifest) -> Inspection {
     }
 }
 
-fn verification(disk: &dyn Disk, path: PathBuf) -> Verification {
-    let restored = read::restore(disk, &path);
+fn verification(place: &dyn Place, path: PathBuf) -> Verification {
+    let restored = read::restore(place, &path);
     let manifest = restored.as_ref().ok().map(|r| &r.manifest);
     Verification {
         whole: restored.is_ok(),

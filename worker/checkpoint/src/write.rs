@@ -1,17 +1,17 @@
-//! Writes a checkpoint beside the others and publishes it with one rename.
+//! Writes a checkpoint beside the others and publishes it at once: with one rename, or by its manifest.
 //!
-//! Order is everything here: bytes of all files, then their names, then the rename, then the rename's own
+//! Order is everything here: bytes of all files, then their names, then the rename (or the manifest), then its own
 //! sync. A crash at any point leaves either no new name or a whole checkpoint under it.
 //!
-//! Rename is no fence: a publisher that was paused may rename long after others have gone on. It does no
+//! That is no fence: a publisher that was paused may publish long after others have gone on. It does no
 //! harm. Its name holds its own step, term and gen, so it takes nobody's place; publishing never replaces;
 //! and with exact reduction the state of a step is the same bits whoever writes it.
 
 use crate::contents::{BadContents, Contents, Origin};
-use crate::disk::Disk;
 use crate::grid::{Plan, plan, row_file};
-use crate::manifest::{FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Name, OPTIMIZER, ROWS, WEIGHTS};
-use crate::read;
+use crate::manifest::{FORMAT, FORMAT_VERSION, Manifest, Name, OPTIMIZER, ROWS, WEIGHTS};
+use crate::place::{Place, Revealed, Staged};
+use crate::read::{self, Refusal};
 use elastic_spec::{Digest, Term};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub enum PublishError {
 }
 
 pub(crate) fn publish(
-    disk: &dyn Disk,
+    place: &dyn Place,
     dir: &Path,
     origin: &Origin,
     contents: &Contents,
@@ -50,19 +50,20 @@ pub(crate) fn publish(
     contents.check()?;
     let files = Files { weights: plan(&contents.weights), optimizer: plan(&contents.optimizer), rows: &contents.rows };
     let manifest = files.manifest(origin, contents);
-    disk.create_dir_all(dir).map_err(at("create", dir))?;
-    if let Some(published) = look_around(disk, dir, &manifest)? {
+    place.make(dir)?;
+    if let Some(published) = look_around(place, dir, &manifest)? {
         return Ok(published);
     }
-    let name = manifest.name();
-    let temporary = dir.join(free_name(disk, dir, name, "tmp")?);
-    let written = write_all(disk, &temporary, &files, &manifest)
-        .and_then(|()| rename_into_place(disk, dir, &temporary, &manifest));
-    if written.is_err() {
-        // What is left is not a checkpoint's name, and cleaning finds it.
-        let _ = disk.remove_dir_all(&temporary);
+    // Before anything is written: a place without renames stages under the very name.
+    not_anothers(place, dir, manifest.name())?;
+    let files = files.staged(&manifest);
+    let staged = place.stage(dir, manifest.name(), &files)?;
+    let revealed = reveal(place, dir, &staged, &manifest, &files);
+    if revealed.is_err() {
+        // What is left is no checkpoint, and cleaning finds it.
+        let _ = place.discard(&staged);
     }
-    written
+    revealed
 }
 
 struct Files<'a> {
@@ -72,6 +73,11 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
+    fn staged(&self, manifest: &Manifest) -> Staged<'_> {
+        let files = vec![(WEIGHTS, parts(&self.weights)), (OPTIMIZER, parts(&self.optimizer)), (ROWS, vec![self.rows])];
+        Staged { files, manifest: manifest.to_text().into_bytes() }
+    }
+
     fn manifest(&self, origin: &Origin, contents: &Contents) -> Manifest {
         Manifest {
             format: FORMAT.to_string(),
@@ -93,59 +99,60 @@ impl Files<'_> {
     }
 }
 
-fn write_all(disk: &dyn Disk, dir: &Path, files: &Files<'_>, manifest: &Manifest) -> Result<(), PublishError> {
-    disk.create_dir(dir).map_err(at("create", dir))?;
-    for (name, plan) in [(WEIGHTS, &files.weights), (OPTIMIZER, &files.optimizer)] {
-        let parts = std::iter::once(&plan.header[..]).chain(plan.tensors.iter().map(|t| &t.bytes[..]));
-        write_file(disk, &dir.join(name), parts)?;
-    }
-    write_file(disk, &dir.join(ROWS), [files.rows])?;
-    write_file(disk, &dir.join(MANIFEST), [manifest.to_text().as_bytes()])?;
-    disk.sync_dir(dir).map_err(at("sync", dir))
+fn parts<'a>(plan: &'a Plan<'_>) -> Vec<&'a [u8]> {
+    std::iter::once(&plan.header[..]).chain(plan.tensors.iter().map(|t| &t.bytes[..])).collect()
 }
 
-fn write_file<'a>(disk: &dyn Disk, path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<(), PublishError> {
-    let mut file = disk.create(path).map_err(at("create", path))?;
-    for part in parts.into_iter().filter(|part| !part.is_empty()) {
-        file.write(part).map_err(at("write", path))?;
-    }
-    file.sync().map_err(at("sync", path))
-}
-
-/// Looks again, since writing may have taken minutes, and renames.
-fn rename_into_place(
-    disk: &dyn Disk,
+/// Looks again, since writing may have taken minutes, and publishes.
+fn reveal(
+    place: &dyn Place,
     dir: &Path,
-    temporary: &Path,
+    staged: &Path,
     manifest: &Manifest,
+    files: &Staged<'_>,
 ) -> Result<Published, PublishError> {
-    let path = dir.join(manifest.name().to_string());
+    let name = manifest.name();
     loop {
-        if let Some(published) = look_around(disk, dir, manifest)? {
-            disk.remove_dir_all(temporary).map_err(at("remove", temporary))?;
+        if let Some(published) = look_around(place, dir, manifest)? {
+            place.discard(staged)?;
             return Ok(published);
         }
-        match disk.rename_new(temporary, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                move_damaged_aside(disk, dir, manifest.name())?
-            }
-            renamed => {
-                renamed.map_err(at("publish", &path))?;
-                disk.sync_dir(dir).map_err(at("sync", dir))?;
+        match place.reveal(dir, staged, name, files)? {
+            Revealed::Published => {
+                let path = dir.join(name.to_string());
                 return Ok(Published { path, manifest: manifest.clone(), fresh: true });
             }
+            // By a damaged one, which makes way, or by another run's.
+            Revealed::Taken => {
+                not_anothers(place, dir, name)?;
+                place.set_aside(dir, name)?;
+            }
         }
+    }
+}
+
+fn not_anothers(place: &dyn Place, dir: &Path, name: Name) -> Result<(), PublishError> {
+    let path = dir.join(name.to_string());
+    match read::restore(place, &path) {
+        Ok(_) => Err(PublishError::Taken { path }),
+        Err(why) => known(place, &path, why),
     }
 }
 
 /// Whether what is there already forbids publishing, or makes it unnecessary.
-fn look_around(disk: &dyn Disk, dir: &Path, ours: &Manifest) -> Result<Option<Published>, PublishError> {
-    let names = read::published(disk, dir).map_err(at("list", dir))?;
+fn look_around(place: &dyn Place, dir: &Path, ours: &Manifest) -> Result<Option<Published>, PublishError> {
+    let names = read::published(place, dir).map_err(at("list", dir))?;
     let mut same = None;
     for name in names.into_iter().filter(|name| name.step >= ours.step) {
         let path = dir.join(name.to_string());
         // A damaged one fences nobody: its claims prove nothing.
-        let Ok(theirs) = read::manifest(disk, &path) else { continue };
+        let theirs = match read::manifest(place, &path) {
+            Ok(theirs) => theirs,
+            Err(why) => {
+                known(place, &path, why)?;
+                continue;
+            }
+        };
         if theirs.cluster == ours.cluster && theirs.term > ours.term {
             return Err(PublishError::Fenced { newer: Term(theirs.term), ours: Term(ours.term), path });
         }
@@ -154,7 +161,7 @@ fn look_around(disk: &dyn Disk, dir: &Path, ours: &Manifest) -> Result<Option<Pu
         if !is_same {
             continue;
         }
-        match read::restore(disk, &path) {
+        match read::restore(place, &path) {
             Ok(_) if theirs.state_sha256 == ours.state_sha256 => {
                 same = Some(Published { path, manifest: theirs, fresh: false })
             }
@@ -162,33 +169,21 @@ fn look_around(disk: &dyn Disk, dir: &Path, ours: &Manifest) -> Result<Option<Pu
                 let (theirs, ours) = (theirs.state_sha256, ours.state_sha256);
                 return Err(PublishError::Diverged { path, theirs, ours });
             }
-            Err(_) => continue,
+            Err(why) => known(place, &path, why)?,
         }
     }
     Ok(same)
 }
 
-/// Our very name is taken: by a damaged one, which makes way, or by another run's.
-fn move_damaged_aside(disk: &dyn Disk, dir: &Path, name: Name) -> Result<(), PublishError> {
-    let path = dir.join(name.to_string());
-    if read::restore(disk, &path).is_ok() {
-        return Err(PublishError::Taken { path });
-    }
-    let aside = dir.join(free_name(disk, dir, name, "damaged")?);
-    match disk.rename_new(&path, &aside) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed.map_err(at("move aside", &path)),
+/// Damage is knowledge; a store that is away is none, and nothing may be written over what could not be read.
+fn known(place: &dyn Place, path: &Path, why: Refusal) -> Result<(), PublishError> {
+    match why {
+        Refusal::Io { error, .. } if place.is_away(&error) => Err(at("read", path)(error)),
+        _ => Ok(()),
     }
 }
 
-/// `<name>.<why>-<n>` with the first n that nobody has.
-pub(crate) fn free_name(disk: &dyn Disk, dir: &Path, name: Name, why: &str) -> Result<String, PublishError> {
-    let taken = disk.names(dir).map_err(at("list", dir))?;
-    let mut candidates = (0u64..).map(|n| format!("{name}.{why}-{}-{n}", std::process::id()));
-    Ok(candidates.find(|candidate| !taken.contains(candidate)).expect("a directory does not hold 2^64 names"))
-}
-
-fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError {
+pub(crate) fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError {
     let path = path.to_path_buf();
     move |error| PublishError::Disk { doing, path, error }
 }
