@@ -115,11 +115,8 @@ fn a_writer_killed_before_its_manifest_leaves_no_checkpoint_and_costs_no_bit() {
     command.envs(env.iter().cloned()).env("ELASTIC_FAIL", "publish-before-rename:2:kill");
     command.env("ELASTIC_FAIL_ONCE", dir.path());
     let said = run(&mut command);
-    let marks = std::fs::read_dir(dir.path()).expect("the folder").flatten().map(|e| e.file_name());
-    assert!(
-        marks.into_iter().any(|name| name.to_string_lossy().starts_with("publish-before-rename")),
-        "none was killed"
-    );
+    let mut marks = std::fs::read_dir(dir.path()).expect("the folder").flatten().map(|e| e.file_name());
+    assert!(marks.any(|name| name.to_string_lossy().starts_with("publish-before-rename")), "none was killed");
     let result: Value = serde_json::from_str(said.lines().last().expect("a line")).expect("JSON");
     let job = result["job"].as_str().expect("a job");
     let newest = checkpoint("inspect", &format!("s3://killed/states/{job}"), &env);
