@@ -1,5 +1,6 @@
 //! `model.json`: what the network is, what it reads, and what its answers mean.
 
+use crate::sizes;
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{Dtype, ModelKind};
 use elastic_transform::Transform;
@@ -53,8 +54,8 @@ impl From<Shape> for DataShape {
 pub enum BadDescription {
     #[error("model.json: {0}")]
     Json(String),
-    #[error("model.json: {0} in one model is more than this program computes with")]
-    TooLarge(&'static str),
+    #[error("model.json: {0}")]
+    Size(String),
     #[error("model.json: there are {labels} labels for {classes} classes")]
     Labels { labels: usize, classes: usize },
     #[error("model.json: a transform of {transform} does not make {data}")]
@@ -64,9 +65,6 @@ pub enum BadDescription {
     )]
     Own,
 }
-
-/// Features, classes, tokens: a description that asks for more is a mistake or an attack.
-const WIDTH_MAX: usize = 1 << 24;
 
 impl Description {
     /// Pretty JSON with a line end: the same bytes for the same description.
@@ -87,16 +85,14 @@ impl Description {
         if matches!(self.model, ModelKind::Own { .. }) {
             return Err(BadDescription::Own);
         }
+        sizes::check(&self.model, self.data).map_err(BadDescription::Size)?;
         let transform = match self.transform {
             Transform::Scale { .. } => "scale",
             Transform::Bytes => "bytes",
             Transform::Tokenizer => "tokenizer",
         };
         match self.data {
-            Shape::Features { features, classes } => {
-                if features.max(classes) > WIDTH_MAX {
-                    return Err(BadDescription::TooLarge("the number of features or classes"));
-                }
+            Shape::Features { classes, .. } => {
                 if self.labels.len() != classes {
                     return Err(BadDescription::Labels { labels: self.labels.len(), classes });
                 }
@@ -105,10 +101,7 @@ impl Description {
                     _ => Err(BadDescription::Transform { transform, data: "features" }),
                 }
             }
-            Shape::Tokens { vocab, context } => {
-                if vocab.max(context) > WIDTH_MAX {
-                    return Err(BadDescription::TooLarge("the number of tokens or the context"));
-                }
+            Shape::Tokens { vocab, .. } => {
                 if !self.labels.is_empty() {
                     return Err(BadDescription::Labels { labels: self.labels.len(), classes: 0 });
                 }

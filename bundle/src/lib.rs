@@ -12,6 +12,7 @@ mod predictor;
 mod provenance;
 mod read;
 mod signature;
+mod sizes;
 mod weights;
 mod write;
 

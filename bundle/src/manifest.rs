@@ -73,6 +73,10 @@ impl Manifest {
                 manifest.content_sha256
             ));
         }
+        // Each once and in order: another order would be another digest of the same content.
+        if let Some(pair) = manifest.files.windows(2).find(|pair| pair[0].name >= pair[1].name) {
+            return Err(format!("{:?} stands behind {:?} in its list of files", pair[1].name, pair[0].name));
+        }
         let known = [DESCRIPTION, SIGNATURE, WEIGHTS, TOKENIZER];
         match manifest.files.iter().find(|file| !known.contains(&file.name.as_str())) {
             Some(file) => Err(format!("it lists {:?}, which is no file of a bundle", file.name)),

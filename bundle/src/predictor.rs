@@ -2,9 +2,11 @@
 //!
 //! The bits of an answer depend on its row alone, not on the batch that it came in or its place there.
 
-use crate::Model;
 use crate::description::Shape;
+use crate::{Model, Tensor};
 use elastic_models::build_forward;
+use elastic_spec::job::ModelKind;
+use elastic_spec::weights::Dtype;
 use elastic_tensor::{Forward, Rows};
 use elastic_transform::{Transform, scaled};
 use std::any::Any;
@@ -25,22 +27,26 @@ impl Predictor {
     /// The error names the tensor that does not fit, or what the network cannot be built of.
     pub fn new(model: &Model, threads: usize) -> Result<Predictor, String> {
         let description = &model.description;
+        fits_table(model)?;
         let network: Arc<dyn Forward> =
             build_forward(description.dtype, &description.model, &description.data.into())?.into();
         let layout = network.layout();
-        let mut state = vec![0.0; layout.floats()];
+        let named = layout.params.len() + layout.buffers.len();
+        // All of them before there is memory for their numbers, of which a wrong description may ask for any amount.
+        let mut tensors = Vec::with_capacity(named);
         for info in layout.params.iter().chain(&layout.buffers) {
             let tensor = model.weights.iter().find(|tensor| tensor.name == info.name);
             let tensor = tensor.ok_or_else(|| format!("tensor {:?} of the model is not there", info.name))?;
-            let floats = tensor.floats().filter(|_| tensor.shape == info.shape).ok_or_else(|| {
-                let (dtype, shape) = (tensor.dtype, &tensor.shape);
-                format!("tensor {:?} is {dtype} {shape:?} where the model has F32 {:?}", info.name, info.shape)
-            })?;
-            state[info.offset..info.offset + info.len].copy_from_slice(&floats);
+            fits(tensor, &info.shape)?;
+            tensors.push((info, tensor));
         }
-        let named = layout.params.len() + layout.buffers.len();
         if model.weights.len() != named {
             return Err(format!("there are {} tensors where the model has {named}", model.weights.len()));
+        }
+        let mut state = vec![0.0; layout.floats()];
+        for (info, tensor) in tensors {
+            let floats = tensor.floats().expect("it is F32");
+            state[info.offset..info.offset + info.len].copy_from_slice(&floats);
         }
         let scratch = network.new_scratch(threads);
         let (transform, data) = (description.transform.clone(), description.data);
@@ -116,6 +122,30 @@ impl Predictor {
         self.logits(Rows::Tokens(&row), &mut out);
         out.truncate(self.logits_len() / self.input_len() * tokens.len());
         out
+    }
+}
+
+/// A decoder's first tensor before the network is built: tables of turns, which no tensor has, are made with it.
+fn fits_table(model: &Model) -> Result<(), String> {
+    let (ModelKind::Gpt { width, .. }, Shape::Tokens { vocab, .. }) =
+        (&model.description.model, model.description.data)
+    else {
+        return Ok(());
+    };
+    match model.weights.iter().find(|tensor| tensor.name == "wte.weight") {
+        Some(table) => fits(table, &[vocab, *width as usize]),
+        None => Err("tensor \"wte.weight\" of the model is not there".into()),
+    }
+}
+
+fn fits(tensor: &Tensor, shape: &[usize]) -> Result<(), String> {
+    let Tensor { name, dtype, bytes, .. } = tensor;
+    if *dtype != Dtype::F32 || tensor.shape != shape {
+        return Err(format!("tensor {name:?} is {dtype} {:?} where the model has F32 {shape:?}", tensor.shape));
+    }
+    match shape.iter().product::<usize>() * dtype.bytes() == bytes.len() {
+        true => Ok(()),
+        false => Err(format!("tensor {name:?} has {} bytes, which are no F32 {shape:?}", bytes.len())),
     }
 }
 

@@ -76,11 +76,16 @@ fn manifest(dir: &Path) -> Result<Manifest, BundleError> {
 fn file(dir: &Path, manifest: &Manifest, name: &str) -> Result<Option<Vec<u8>>, BundleError> {
     let Some(entry) = manifest.files.iter().find(|file| file.name == name) else { return Ok(None) };
     let path = dir.join(name);
+    let io_error = |error| BundleError::Io { path: path.clone(), error };
+    // Before it is opened: a pipe would wait for its writer.
     let found = match std::fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(BundleError::Missing { dir: dir.into(), file: name.into() });
         }
-        Err(error) => return Err(BundleError::Io { path, error }),
+        Err(error) => return Err(io_error(error)),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(BundleError::Unusable { dir: dir.into(), what: format!("{name} is no file") });
+        }
         Ok(metadata) => metadata.len(),
     };
     // Before it is read: a wrong file may be of any size.
@@ -88,7 +93,7 @@ fn file(dir: &Path, manifest: &Manifest, name: &str) -> Result<Option<Vec<u8>>, 
         let wanted = entry.bytes;
         return Err(BundleError::Length { dir: dir.into(), file: name.into(), found, wanted });
     }
-    let bytes = std::fs::read(&path).map_err(|error| BundleError::Io { path, error })?;
+    let bytes = std::fs::read(&path).map_err(io_error)?;
     let found = Digest::of(&bytes);
     match found == entry.sha256 {
         true => Ok(Some(bytes)),
