@@ -7,5 +7,6 @@ mod up;
 
 mod bad_grpc;
 mod bad_rest;
+mod clients;
 mod live;
 mod rest;
