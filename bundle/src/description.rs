@@ -82,7 +82,7 @@ impl Description {
     }
 
     pub fn check(&self) -> Result<(), BadDescription> {
-        if matches!(self.model, ModelKind::Own { .. }) {
+        if matches!(self.model, ModelKind::Own { .. } | ModelKind::Command(_)) {
             return Err(BadDescription::Own);
         }
         sizes::check(&self.model, self.data).map_err(BadDescription::Size)?;

@@ -18,6 +18,8 @@ pub struct Cli {
 pub enum Command {
     /// Train what a job file says: on this machine, or on a cluster
     Submit(Submit),
+    /// Run any command, like torchrun: on this machine, or on a cluster
+    Run(crate::run::Run),
     /// Show where the time of a job's step goes, op by op, on this machine
     Profile(Profile),
     /// Show what this machine can compute on: GPUs, their libraries, and what is missing
@@ -368,6 +370,9 @@ pub struct Coordinator {
     /// The same, from the environment
     #[arg(long, env = "ELASTIC_TOKEN", hide = true, hide_env_values = true)]
     pub token: Option<String>,
+    /// Take jobs that run commands of their own; agents must allow them, too
+    #[arg(long)]
+    pub allow_commands: bool,
     /// Authority of the agents' certificates, to read logs from them (PEM)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tls_ca: Option<PathBuf>,
@@ -409,7 +414,7 @@ pub struct Agent {
     /// Ports for the workers' data plane, e.g. 7100-7199 [default: any free one]
     #[arg(long, value_name = "LO-HI")]
     pub ports: Option<String>,
-    /// Let jobs start programs of their own (model.program) on this machine
+    /// Let jobs start programs of their own (model.program, commands) on this machine
     #[arg(long)]
     pub allow_programs: bool,
     /// A drain that takes longer stops the workers

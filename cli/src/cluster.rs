@@ -50,13 +50,15 @@ impl Inside {
         let store = Arc::new(Embedded::open(&plan.dir.join("store"))?);
         let credentials = Credentials { token: plan.token.clone(), ..Credentials::default() };
         let access = Access { token: plan.token.clone(), ..Access::default() };
-        let config = elastic_coordinator::Config {
+        let mut config = elastic_coordinator::Config {
             advertise: url.clone(),
             runs: std::path::absolute(&plan.runs).context("find the directory of runs")?,
             access: access.clone(),
             credentials: credentials.clone(),
             control: Default::default(),
         };
+        // Whoever runs the cluster here is who submits to it here.
+        config.control.allow_commands = true;
         let (stop_coordinator, stopped) = watch::channel(false);
         let mut coordinator = JoinSet::new();
         coordinator.spawn(elastic_coordinator::serve(listener, store, config, on(stopped)));

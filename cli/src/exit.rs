@@ -5,16 +5,31 @@ use std::process::ExitCode;
 
 /// The whole list; `--help` and docs/operations.md say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
-    Ok = 0,
+    Ok,
     /// The job failed, or a checkpoint is damaged, or something else went wrong.
-    Failed = 1,
+    Failed,
     /// Mistakes in the job file or on the command line: nothing was done.
-    Mistake = 2,
-    Unreachable = 3,
-    Cancelled = 4,
-    Interrupted = 130,
+    Mistake,
+    Unreachable,
+    Cancelled,
+    Interrupted,
+    /// What a command of the user's ended with.
+    Of(u8),
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::Mistake => 2,
+            Exit::Unreachable => 3,
+            Exit::Cancelled => 4,
+            Exit::Interrupted => 130,
+            Exit::Of(code) => code,
+        }
+    }
 }
 
 pub const EXIT_CODES: &str = "\
@@ -24,11 +39,12 @@ Exit codes:
   2    mistakes in the job file or on the command line; nothing was done
   3    the coordinator was not reached
   4    the job was cancelled
-  130  interrupted (Ctrl-C)";
+  130  interrupted (Ctrl-C)
+A command (`elastic run`) that fails: the code that its first failure ended with.";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 

@@ -45,6 +45,8 @@ pub fn job(status: &JobStatus) -> Value {
         "stalls_ms": status.stalls_ms,
         "submitted_unix_ms": status.submitted_unix_ms,
         "published_on": status.published_on,
+        "exit_code": status.exit_code,
+        "is_command": status.is_command,
         "run_dir_differs": status.run_dir_differs,
         "unpublished": status.unpublished.as_ref().map(|(node, why)| json!({
             "node": node,

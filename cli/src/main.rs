@@ -16,6 +16,7 @@ mod logging;
 mod progress;
 mod reach;
 mod result;
+mod run;
 mod serve;
 mod show;
 mod signals;

@@ -60,6 +60,7 @@ impl Ending<'_> {
         match self.status.state {
             JobState::Succeeded => Exit::Ok,
             JobState::Cancelled => Exit::Cancelled,
+            JobState::Failed => crate::run::exit_of(self.status),
             _ => Exit::Failed,
         }
     }
@@ -118,7 +119,8 @@ impl Ending<'_> {
             _ => "failed",
         };
         let steps = show::plural(status.step.0, "step");
-        let mut lines = vec![format!("{} {how}: {steps} in {}", status.job, show::span(self.took_ms)), String::new()];
+        let work = if status.is_command { show::plural(status.views, "generation") } else { steps };
+        let mut lines = vec![format!("{} {how}: {work} in {}", status.job, show::span(self.took_ms)), String::new()];
         let mut say = |name: &str, value: String| lines.push(format!("  {name:<21}{value}"));
         if status.state != JobState::Succeeded && !status.reason.is_empty() {
             say("because", status.reason.clone());
@@ -212,6 +214,8 @@ mod tests {
             published_on: None,
             run_dir_differs: None,
             unpublished: None,
+            exit_code: None,
+            is_command: false,
         }
     }
 

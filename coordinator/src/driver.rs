@@ -293,7 +293,7 @@ fn refused(refusal: &elastic_control::Refusal) -> Refusal {
     let words = refusal.to_string();
     match refusal {
         Control::UnknownJob(_) | Control::UnknownNode(_) | Control::UnknownToken(_) => Refusal::NotFound(words),
-        Control::BadSpec(_) | Control::BadScale { .. } => Refusal::Invalid(words),
+        Control::BadSpec(_) | Control::BadScale { .. } | Control::CommandsForbidden => Refusal::Invalid(words),
         Control::JobExists(_) | Control::JobOver { .. } | Control::RunInUse { .. } | Control::TokenExists(_) => {
             Refusal::NotNow(words)
         }

@@ -224,6 +224,10 @@ impl Wire for Vec<NodeStatus> {
     }
 }
 
+fn byte(field: &str, value: u32) -> Result<u8, WireError> {
+    u8::try_from(value).map_err(|_| WireError::new(field, format_args!("{value} is above 255")))
+}
+
 impl Wire for JobStatus {
     type Pb = pb::JobStatus;
 
@@ -252,6 +256,8 @@ impl Wire for JobStatus {
             submitted_unix_ms: pb.submitted_unix_ms,
             published_on: pb.published_on.map(|id| node("published_on", id)).transpose()?,
             run_dir_differs: pb.run_dir_differs.map(|words| text("run_dir_differs", words)).transpose()?,
+            exit_code: pb.exit_code.map(|code| byte("exit_code", code)).transpose()?,
+            is_command: pb.is_command,
             unpublished: match (pb.unpublished_on, maybe("unpublished", pb.unpublished)?) {
                 (None, None) => None,
                 (Some(on), Some(why)) => Some((node("unpublished_on", on)?, why)),
@@ -288,6 +294,8 @@ impl Wire for JobStatus {
             run_dir_differs: self.run_dir_differs.map(cut),
             unpublished: unpublished.map(Wire::write),
             unpublished_on: unpublished_on.map(|node| node.to_string()),
+            exit_code: self.exit_code.map(u32::from),
+            is_command: self.is_command,
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::convert::{Wire, WireError, address, at_most, cut, digest, each, job, 
 use crate::convert::{one, secret, small, text, token, word, workers};
 use crate::pb;
 use elastic_spec::facts::{
-    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, Unpublished,
-    WorkerReport, WorkerStatus, WorkerUp,
+    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, ProcessFailure, Published, SlotWant,
+    Unpublished, WorkerReport, WorkerStatus, WorkerUp,
 };
 use elastic_spec::layout::Tail;
 use elastic_spec::limits::{INPUTS_MAX, JOBS_MAX, SPEC_BYTES_MAX, STALLS_MAX, WORKERS_MAX};
@@ -139,6 +139,7 @@ impl Wire for WorkerStatus {
             stalls_ms: pb.stalls_ms,
             run_dir_id: pb.run_dir_id,
             unpublished: maybe("unpublished", pb.unpublished)?,
+            failure: maybe("failure", pb.failure)?,
         })
     }
 
@@ -160,7 +161,35 @@ impl Wire for WorkerStatus {
             stalls_ms: self.stalls_ms,
             run_dir_id: self.run_dir_id,
             unpublished: self.unpublished.map(Wire::write),
+            failure: self.failure.map(Wire::write),
         }
+    }
+}
+
+impl Wire for ProcessFailure {
+    type Pb = pb::ProcessFailure;
+
+    fn read(pb: pb::ProcessFailure) -> Result<ProcessFailure, WireError> {
+        use pb::process_failure::End as Wired;
+        let end = match pb.end {
+            None => return Err(WireError::new("failure.end", "is missing")),
+            Some(Wired::Code(code)) => End::Code(code),
+            Some(Wired::Signal(signal)) => End::Signal(signal),
+            Some(Wired::Unstartable(why)) => End::Unstartable(text("failure.end.unstartable", why)?),
+        };
+        let (rank, message) = (pb.rank, text("failure.message", pb.message)?);
+        Ok(ProcessFailure { rank, end, message, age_ms: pb.age_ms, port_taken: pb.port_taken })
+    }
+
+    fn write(self) -> pb::ProcessFailure {
+        use pb::process_failure::End as Wired;
+        let end = match self.end {
+            End::Code(code) => Wired::Code(code),
+            End::Signal(signal) => Wired::Signal(signal),
+            End::Unstartable(why) => Wired::Unstartable(cut(why)),
+        };
+        let (rank, age_ms, port_taken) = (self.rank, self.age_ms, self.port_taken);
+        pb::ProcessFailure { rank, end: Some(end), message: cut(self.message), age_ms, port_taken }
     }
 }
 
@@ -329,6 +358,7 @@ impl Wire for JobWant {
             launch: needed("launch", pb.launch)?,
             slots: list("slots", pb.slots, WORKERS_MAX.into())?,
             view: maybe("view", pb.view)?,
+            restarts: pb.restarts,
         })
     }
 
@@ -338,6 +368,7 @@ impl Wire for JobWant {
             config: digest_bytes(self.config),
             launch: Some(self.launch.write()),
             slots: self.slots.into_iter().map(Wire::write).collect(),
+            restarts: self.restarts,
             view: self.view.map(Wire::write),
         }
     }

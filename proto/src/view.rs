@@ -99,10 +99,10 @@ impl Wire for WorkerOrder {
     type Pb = pb::WorkerOrder;
 
     fn read(pb: pb::WorkerOrder) -> Result<WorkerOrder, WireError> {
-        Ok(WorkerOrder { view: maybe("view", pb.view)?, leave: pb.leave })
+        Ok(WorkerOrder { view: maybe("view", pb.view)?, leave: pb.leave, restarts: pb.restarts })
     }
 
     fn write(self) -> pb::WorkerOrder {
-        pb::WorkerOrder { view: self.view.map(Wire::write), leave: self.leave }
+        pb::WorkerOrder { view: self.view.map(Wire::write), leave: self.leave, restarts: self.restarts }
     }
 }

@@ -47,6 +47,10 @@ pub struct JobStatus {
     pub run_dir_differs: Option<String>,
     /// The writer's checkpoints do not come off: its node, and why.
     pub unpublished: Option<(NodeId, Unpublished)>,
+    /// Of a command that is over: the code that its root cause ended with, 128 and the number of a signal.
+    pub exit_code: Option<u8>,
+    /// The job runs a command.
+    pub is_command: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -97,6 +97,22 @@ pub struct WorkerStatus {
     pub run_dir_id: Option<u64>,
     /// Why its newest try to publish a checkpoint did not come off; none once one did.
     pub unpublished: Option<Unpublished>,
+    /// Of a group of processes that run a command: which of them failed first in the view that it acts on.
+    pub failure: Option<ProcessFailure>,
+}
+
+/// The end of a process of a command that was not asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessFailure {
+    /// In the whole job.
+    pub rank: u32,
+    pub end: End,
+    /// From its error file, else what it printed last; in words for a person.
+    pub message: String,
+    /// Since it failed, in ms: clocks of nodes differ.
+    pub age_ms: u64,
+    /// The port that the group was told to meet at was taken by somebody else.
+    pub port_taken: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +196,8 @@ pub struct JobWant {
     pub launch: Launch,
     pub slots: Vec<SlotWant>,
     pub view: Option<View>,
+    /// Restarts after failures so far, as a command's processes are told.
+    pub restarts: u32,
 }
 
 /// One worker process that shall be there. The agent starts a process for (slot, attempt) once; when it
@@ -213,6 +231,6 @@ impl NodeWant {
     pub fn order_for(&self, job: &JobId, slot: u16) -> Option<WorkerOrder> {
         let job = self.jobs.iter().find(|j| j.job == *job)?;
         let slot = job.slots.iter().find(|s| s.slot == slot)?;
-        Some(WorkerOrder { view: job.view.clone(), leave: slot.leave })
+        Some(WorkerOrder { view: job.view.clone(), leave: slot.leave, restarts: job.restarts })
     }
 }

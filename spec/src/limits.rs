@@ -6,6 +6,8 @@ pub const JOB_FILE_BYTES_MAX: usize = 1 << 20;
 pub const SHARDS_MAX: u16 = 1024;
 /// Most workers of one job.
 pub const WORKERS_MAX: u16 = 1024;
+/// Most processes of a command on one node.
+pub const PROCESSES_MAX: u16 = 256;
 /// Inputs up to this size travel to the coordinator by digest; larger ones must be visible to every worker.
 pub const BLOB_BYTES_MAX: usize = 16 << 20;
 /// Most that a worker reads of one input file, and holds of it unpacked, in bytes.
@@ -46,6 +48,9 @@ pub const REPLACE_MS: u64 = 15_000;
 pub const COALESCE_MS: u64 = 5;
 /// From SIGTERM to SIGKILL, in ms.
 pub const GRACE_MS: u64 = 10_000;
+/// A node that joins a job that runs a command is waited for so long, so that those that come together make one
+/// generation, in ms.
+pub const JOIN_MS: u64 = 1_000;
 /// No progress of one worker while others wait for it, before it is evicted: the larger of this many ms …
 pub const HANG_MS_MIN: u64 = 4_000;
 /// … and so many median steps.

@@ -116,7 +116,32 @@ pub struct WorkerOrder {
     pub view: Option<View>,
     /// Leave at the next chance: hand over, then exit with [`exit::DRAINED`].
     pub leave: bool,
+    /// Restarts of the job after failures so far.
+    pub restarts: u32,
 }
+
+/// A line that a command's worker prints between those of its processes: which view what follows belongs to, and its
+/// rank there. No process can print it, since their lines are relayed ([`is_standing_line`]).
+pub fn standing_line(epoch: Epoch, rank: Rank) -> String {
+    format!("{STANDING}{} {} {rank}\n", epoch.term, epoch.gen_)
+}
+
+/// Whether a line begins like one of [`standing_line`].
+pub fn is_standing_line(line: &[u8]) -> bool {
+    line.starts_with(STANDING.as_bytes())
+}
+
+/// Reads what [`standing_line`] wrote.
+pub fn read_standing_line(line: &[u8]) -> Option<(Epoch, Rank)> {
+    let text = std::str::from_utf8(line.strip_prefix(STANDING.as_bytes())?).ok()?;
+    let mut words = text.split_whitespace();
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (epoch, rank) = (Epoch::new(number()?, number()?), number()?);
+    Some((epoch, Rank(u16::try_from(rank).ok()?)))
+}
+
+/// A record separator, which text does not have.
+const STANDING: &str = "\u{1e}elastic view ";
 
 /// Exit codes of a worker process; everything else is a fault.
 pub mod exit {

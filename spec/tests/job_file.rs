@@ -70,6 +70,49 @@ fn defaults_are_filled_in_and_paths_start_at_the_files_folder() {
     assert_eq!(spec.train.lr_schedule, LrSchedule::Step { warmup: 0, every: 10, gamma: 0.1 });
 }
 
+const COMMAND: &str = r#"
+name = "ddp"
+[command]
+run = ["python3", "-u", "train.py", "$$HOME", ""]
+processes = 2
+env = { LOGLEVEL = "info", "odd name" = "a \"b\"" }
+log_dir = "logs"
+[elastic]
+min_workers = 2
+"#;
+
+#[test]
+fn a_command_reads_back_as_it_was_written_and_counts_nodes() {
+    let spec = parsed(COMMAND, &[]).spec;
+    let command = spec.command().expect("it is a command").clone();
+    assert_eq!(command.run, ["python3", "-u", "train.py", "$$HOME", ""]);
+    assert_eq!((command.folder.as_str(), command.log_dir.as_deref()), ("/jobs/digits", Some("/jobs/digits/logs")));
+    assert_eq!((command.env["odd name"].as_str(), command.grace_s), ("a \"b\"", 8));
+    assert_eq!((spec.elastic.min_workers, spec.elastic.max_workers), (2, 2));
+    assert_eq!(JobSpec::from_json(&spec.canonical_json()), Ok(spec.clone()));
+    assert_eq!(parsed(&spec.to_toml_resolved(), &[]).spec, spec);
+    let other = parsed(COMMAND, &["command.processes=3"]).spec;
+    assert_ne!(other.config_digest(), spec.config_digest());
+    assert!(parsed(VALID, &[]).spec.command().is_none());
+}
+
+#[test]
+fn what_is_wrong_with_a_command_is_told() {
+    let all = |text: &str| told(&parse(text, &context(&[])).unwrap_err());
+    assert!(all("[command]\n").contains("command.run: is missing"), "{}", all("[command]\n"));
+    for (flag, says) in [
+        ("command.run=[]", "names no program"),
+        ("command.run=[1]", "is not a list of up to 4096 texts"),
+        ("command.env={ A = 1 }", "names without '=', and texts"),
+        ("command.processes=0", "an integer from 1 to 256"),
+        ("elastic.max_workers=1", "is 2, above max_workers = 1"),
+        ("train.lr=0.1", "stands beside [command]"),
+    ] {
+        let mistakes = parse(COMMAND, &context(&[flag])).unwrap_err();
+        assert!(told(&mistakes).contains(says), "{flag}: {}", told(&mistakes));
+    }
+}
+
 #[test]
 fn a_job_without_a_name_is_called_like_its_folder() {
     let text = VALID.replace("name = \"try\"", "");

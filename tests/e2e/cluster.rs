@@ -213,7 +213,14 @@ impl Cluster {
 
     pub fn start_coordinator(&mut self) {
         let mut command = self.logged("coordinator");
-        command.args(["coordinator", "--listen", &format!("127.0.0.1:{}", self.port), "--store", &self.store]);
+        command.args([
+            "coordinator",
+            "--allow-commands",
+            "--listen",
+            &format!("127.0.0.1:{}", self.port),
+            "--store",
+            &self.store,
+        ]);
         command.arg("--data-dir").arg(self.dir.join("data")).arg("--runs").arg(&self.runs);
         self.coordinator = Some(Guarded(command.spawn().expect("the coordinator starts")));
         let url = self.url();
@@ -239,7 +246,10 @@ impl Cluster {
         let points = env.iter().filter(|(key, _)| *key == "ELASTIC_FAIL").map(|(_, points)| points.as_str());
         let points: Vec<&str> = [PACE].into_iter().chain(points).collect();
         let mut command = self.logged(name);
-        command.args(["agent", "--coordinator", &self.url(), "--name", name, "--state-dir"]).arg(&dir).args(args);
+        command
+            .args(["agent", "--allow-programs", "--coordinator", &self.url(), "--name", name, "--state-dir"])
+            .arg(&dir)
+            .args(args);
         command.envs(env.iter().map(|(k, v)| (k, v))).env("ELASTIC_FAIL", points.join(",")).current_dir(&dir);
         let process = Guarded(command.spawn().expect("the agent starts"));
         self.agents.insert(name.to_string(), Agent { process });

@@ -4,6 +4,7 @@
 mod averages;
 mod buckets;
 mod cluster;
+mod commands;
 mod coordinator_loss;
 mod deploy;
 mod devices;

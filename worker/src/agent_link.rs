@@ -45,13 +45,14 @@ impl AgentLink {
         let mut hello = BytesMut::new();
         WorkerUp::Hello { worker: env.worker, token: env.token.clone() }.encode(&mut hello);
         to_agent.write_all(&hello).await.context("greet the agent")?;
-        let (order, orders) = watch::channel(WorkerOrder { view: None, leave: false });
+        let (order, orders) = watch::channel(WorkerOrder { view: None, leave: false, restarts: 0 });
         let (status, statuses) = watch::channel((0, crate::status::blank(UNBOUND.into(), 0)));
         let (wrote, written) = watch::channel(0);
         tokio::spawn(async move {
             let error = read(from_agent, order).await;
             stderr::say(format_args!("the agent is gone ({error}); its workers end with it"));
             end_group();
+            crate::command::family::end();
             std::process::exit(exit::ORPHANED);
         });
         // When writing ends, so does reading, and there it is answered.
@@ -133,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_word_is_waited_for_until_the_socket_took_it() {
-        let (_order, orders) = watch::channel(WorkerOrder { view: None, leave: false });
+        let (_order, orders) = watch::channel(WorkerOrder { view: None, leave: false, restarts: 0 });
         let (status, statuses) = watch::channel((0, crate::status::blank(UNBOUND.into(), 0)));
         let (wrote, written) = watch::channel(0);
         let mut link = AgentLink::new(orders, status, written);

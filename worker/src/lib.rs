@@ -14,12 +14,14 @@
 //! | [`ahead`], [`inputs`] | batches, made ahead of their steps beside it |
 //! | [`sums`] | owned chunks, added up beside it |
 //! | [`publisher`], [`contents`], [`rows`], [`tensorboard`], [`run_dir`] | checkpoints, the event log and its curves, written beside it |
+//! | [`command`] | instead of all that: the processes of a job that runs a command |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
 mod agent_link;
 mod ahead;
 mod boot;
 pub mod bucket;
+mod command;
 mod contents;
 pub mod device;
 mod env;
@@ -95,7 +97,10 @@ fn run(build: Builder) -> ExitCode {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an event queue");
     let code = match prepare(&runtime) {
-        Ok((env, agent)) => live(&runtime, env, agent, build),
+        Ok((env, agent)) => match command::order(&env) {
+            Some((order, command)) => keep(&runtime, env, agent, &order, &command),
+            None => live(&runtime, env, agent, build),
+        },
         Err(fault) => {
             stderr::say(format_args!("worker: {fault}"));
             fault.exit_code()
@@ -122,6 +127,24 @@ fn live(runtime: &tokio::runtime::Runtime, env: Env, mut agent: AgentLink, build
         Ok(Leaving::Drained) => return exit::DRAINED,
         Err(fault) => fault,
     };
+    stderr::say(format_args!("worker: {fault}"));
+    runtime.block_on(agent.tell_last(|status| status.error = Some(fault.to_string())));
+    fault.exit_code()
+}
+
+/// As `live`, of a job that runs a command.
+fn keep(
+    runtime: &tokio::runtime::Runtime,
+    env: Env,
+    mut agent: AgentLink,
+    order: &Order,
+    command: &elastic_spec::job::CommandSpec,
+) -> i32 {
+    let fault = match runtime.block_on(command::life(&env, order, command, &mut agent)) {
+        Ok(code) => return code,
+        Err(fault) => fault,
+    };
+    command::family::end();
     stderr::say(format_args!("worker: {fault}"));
     runtime.block_on(agent.tell_last(|status| status.error = Some(fault.to_string())));
     fault.exit_code()

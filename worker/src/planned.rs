@@ -18,7 +18,7 @@ pub struct Planned {
 /// Of a job whose model `elastic` builds; None of one of the user's own. `files` says where on this machine an input
 /// lies. The error is what a worker would find wrong with model and data together.
 pub fn planned(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> anyhow::Result<Option<Planned>> {
-    if let ModelKind::Own { .. } = spec.model.kind {
+    if let ModelKind::Own { .. } | ModelKind::Command(_) = spec.model.kind {
         return Ok(None);
     }
     let shape = elastic_loader::shape(spec, files)?;

@@ -91,6 +91,7 @@ impl Speaker {
             stalls_ms: self.stalls_ms.iter().rev().copied().collect(),
             run_dir_id: self.run_dir_id,
             unpublished: self.failing.lock().expect("no one panics with this lock").clone(),
+            failure: None,
         }
     }
 }
@@ -114,5 +115,6 @@ pub fn blank(address: String, numerics: u64) -> WorkerStatus {
         stalls_ms: Vec::new(),
         run_dir_id: None,
         unpublished: None,
+        failure: None,
     }
 }

@@ -260,7 +260,7 @@ impl World {
             shard_map: (0..v).map(|s| Rank((s * world / v) as u16)).collect(),
         };
         for i in active.iter().chain(learners) {
-            self.ranks[*i].order.send_replace(WorkerOrder { view: Some(view.clone()), leave: false });
+            self.ranks[*i].order.send_replace(WorkerOrder { view: Some(view.clone()), leave: false, restarts: 0 });
         }
     }
 
@@ -294,7 +294,7 @@ impl World {
 }
 
 fn start(id: WorkerId, shared: Arc<Shared>, threads: usize, wires: Arc<Wires>, dir: &Path) -> Running {
-    let (order, orders) = watch::channel(WorkerOrder { view: None, leave: false });
+    let (order, orders) = watch::channel(WorkerOrder { view: None, leave: false, restarts: 0 });
     let (status, said) = watch::channel((0, status::blank("127.0.0.1:1".into(), 1)));
     let mut agent = AgentLink::new(orders, status, watch::channel(0).1);
     let (link_event, links) = mpsc::channel(1024);

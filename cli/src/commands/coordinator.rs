@@ -25,13 +25,14 @@ pub async fn run(args: args::Coordinator) -> Outcome {
     let bound = listener.local_addr().context("the listener's address")?;
     access.check(bound).map_err(mistake)?;
     let store = open(args.store.as_deref(), &args.data_dir, args.etcd_tls_dir.as_deref()).await?;
-    let config = elastic_coordinator::Config {
+    let mut config = elastic_coordinator::Config {
         advertise: args.advertise.unwrap_or_else(|| bound.to_string()),
         runs: std::path::absolute(&args.runs).context("find the directory of runs")?,
         access,
         credentials,
         control: Default::default(),
     };
+    config.control.allow_commands = args.allow_commands;
     tracing::info!(listen = %bound, advertise = config.advertise, "coordinator starts");
     elastic_coordinator::serve(listener, store, config, signals::interrupted()).await.context("coordinator")?;
     Ok(Exit::Ok)

@@ -22,7 +22,7 @@ pub async fn run(args: args::Jobs) -> Outcome {
         vec![
             job.job.to_string(),
             job.state.as_str().to_string(),
-            format!("{}/{}", job.step, job.steps_total),
+            if job.is_command { "-".into() } else { format!("{}/{}", job.step, job.steps_total) },
             job.members.iter().filter(|m| m.rank.is_some()).count().to_string(),
             job.metrics.and_then(|m| show::mean_loss(m.train)).map_or("-".into(), show::loss),
             show::ago(job.submitted_unix_ms),

@@ -25,7 +25,11 @@ fn words(status: &JobStatus) -> String {
     if let Some(view) = status.epoch {
         say("view", format!("{view}, the {}{} so far", status.views, ordinal(status.views)));
     }
-    say("step", format!("{} of {}", status.step, status.steps_total));
+    match status.exit_code {
+        None if status.is_command => {}
+        Some(code) => say("exit code", code.to_string()),
+        None => say("step", format!("{} of {}", status.step, status.steps_total)),
+    }
     if let Some(metrics) = status.metrics {
         if let Some(loss) = show::mean_loss(metrics.train) {
             say(
@@ -50,7 +54,8 @@ fn words(status: &JobStatus) -> String {
         }
         say("throughput", throughput);
     }
-    say("workers", format!("{} to {} wanted, {} in the view", status.min_workers, status.max_workers, in_view(status)));
+    let who = if status.is_command { "nodes" } else { "workers" };
+    say(who, format!("{} to {} wanted, {} in the view", status.min_workers, status.max_workers, in_view(status)));
     say("restarts", status.restarts.to_string());
     match &status.last_fault {
         None => say("last fault", "none".into()),

@@ -181,7 +181,7 @@ async fn in_place(
             was_interrupted = true;
             follow.progress.say("stopping (Ctrl-C again stops at once) …");
             // A second one must not wait for anything.
-            tokio::spawn(async { signals::interrupted().await; std::process::exit(Exit::Interrupted as i32) });
+            tokio::spawn(async { signals::interrupted().await; std::process::exit(Exit::Interrupted.code().into()) });
             publish_what_is_held(&coordinator, &job).await;
             cancel(&coordinator, &job, &mut follow).await?
         }

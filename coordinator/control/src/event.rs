@@ -98,6 +98,8 @@ pub enum Refusal {
     BadScale { min: u16, max: u16, most: u16 },
     #[error("the run directory {run_dir} is in use by job {job}: cancel it or wait for its end")]
     RunInUse { job: JobId, run_dir: String },
+    #[error("this coordinator takes no jobs that run commands; whoever runs it allows them with --allow-commands")]
+    CommandsForbidden,
     #[error("{live} jobs are queued or running, which is the most; cancel some or wait")]
     TooManyJobs { live: usize },
     #[error("there is no token {0}; `elastic token list` lists those that are")]
@@ -145,6 +147,12 @@ pub struct Config {
     pub resend_ms: u64,
     /// A silent node without work is forgotten after.
     pub forget_ms: u64,
+    /// Nodes that join a command's job come together for so long.
+    pub join_ms: u64,
+    /// A process that was lost on a node that is there is waited for so long before the others go on without it.
+    pub rejoin_ms: u64,
+    /// Whether jobs may run commands.
+    pub allow_commands: bool,
     pub nodes_max: usize,
     pub jobs_live_max: usize,
     /// Ended jobs that stay listed; the oldest go first.
@@ -177,6 +185,9 @@ impl Default for Config {
             strikes_ms: 600_000,
             resend_ms: 500,
             forget_ms: 3_600_000,
+            join_ms: limits::JOIN_MS,
+            rejoin_ms: 500,
+            allow_commands: false,
             nodes_max: 4_096,
             jobs_live_max: 1_000,
             jobs_over_max: 1_000,

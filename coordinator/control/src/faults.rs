@@ -84,13 +84,16 @@ impl Job {
             return self.free(index, cause.to_string(), cluster);
         }
         let began = slot.since;
+        let is_unstartable = matches!(cause, Cause::Ended(End::Unstartable(_)));
         self.blame(index, cause, cluster);
         self.is_changed = true;
         self.budget.refill(cluster.config, self.seen.step, self.published_round());
-        if !self.budget.charge(cluster.now, began, cluster.config, self.spec.elastic.restarts) {
+        // A command's budget is for its processes; what becomes of nodes and agents costs it nothing.
+        let is_free = self.is_command() && !is_unstartable;
+        if !is_free && !self.budget.charge(cluster.now, began, cluster.config, self.spec.elastic.restarts) {
             return self.go_on_without(index, cluster);
         }
-        self.restarts += 1;
+        self.restarts += u32::from(!is_free);
         let wait = self.budget.backoff(cluster.config);
         let (wait, after) = match after {
             After::HereAtOnce => (0, After::Here),

@@ -5,6 +5,7 @@
 
 use crate::budget::Budget;
 use crate::event::Config;
+use crate::generations::Generation;
 use crate::node::Node;
 use crate::note::Note;
 use crate::slot::{Slot, Worker};
@@ -12,6 +13,7 @@ use crate::time::Millis;
 use elastic_spec::api::{Fault, JobState};
 use elastic_spec::facts::{Launch, Metrics, Published, WorkerStatus};
 use elastic_spec::job::{JobSpec, ModelKind};
+use elastic_spec::limits::WORKERS_MAX;
 use elastic_spec::view::View;
 use elastic_spec::{Digest, JobId, NodeId, Round, Step, Term, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +66,10 @@ pub(crate) struct Job {
     pub first_fault: Option<(Step, Fault)>,
     pub last_fault: Option<Fault>,
     pub seen: Seen,
+    /// Of a job that runs a command: how its generation fares.
+    pub generation: Generation,
+    /// The code that its root cause ended with, once the job is over.
+    pub exit_code: Option<u8>,
     /// The record in the store is out of date.
     pub is_changed: bool,
 }
@@ -164,12 +170,24 @@ impl Job {
             first_fault: None,
             last_fault: None,
             seen: Seen::default(),
+            generation: Generation::default(),
+            exit_code: None,
             is_changed: true,
         }
     }
 
     pub fn is_live(&self) -> bool {
         !self.state.is_over()
+    }
+
+    /// Whether processes of the user's own are started, and nothing is trained by us.
+    pub fn is_command(&self) -> bool {
+        self.spec.command().is_some()
+    }
+
+    /// The most workers that it may ever have.
+    pub fn workers_max(&self) -> u16 {
+        if self.is_command() { WORKERS_MAX } else { self.shards() }
     }
 
     /// V.

@@ -33,7 +33,8 @@ impl Job {
         let mut overdue = Vec::new();
         for (index, slot) in &mut self.slots {
             let Some(worker) = &slot.worker else { continue };
-            let is_needed = view.is_some_and(|v| v.rank_of(worker.id).is_some());
+            let is_done = self.generation.done.contains(&worker.id);
+            let is_needed = !is_done && view.is_some_and(|v| v.rank_of(worker.id).is_some());
             match slot.leave {
                 Leave::HandsOver { .. } if !is_needed => slot.leave = Leave::Told { since: cluster.now },
                 Leave::Told { since } if cluster.now.since(since) > cluster.config.leave_ms => overdue.push(*index),

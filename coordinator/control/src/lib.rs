@@ -15,6 +15,7 @@ mod note;
 mod budget;
 mod disks;
 mod faults;
+mod generations;
 mod inputs;
 mod leave;
 mod members;

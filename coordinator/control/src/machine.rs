@@ -181,7 +181,10 @@ impl Machine {
         }
         placement::place(jobs, &mut cluster);
         for job in jobs.values_mut().filter(|j| j.is_live()) {
-            job.settle_view(&mut cluster);
+            match job.is_command() {
+                true => job.settle_generation(&mut cluster),
+                false => job.settle_view(&mut cluster),
+            }
             job.tell_leavers(&mut cluster);
         }
     }
@@ -273,6 +276,7 @@ impl Machine {
             launch: job.launch.clone(),
             slots,
             view: job.view.clone(),
+            restarts: job.restarts,
         });
         NodeWant {
             term: self.term,

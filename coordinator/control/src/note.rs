@@ -49,6 +49,8 @@ pub enum Cause {
         has: u64,
         job: u64,
     },
+    /// A process of a command failed, in words.
+    Process(String),
     /// As asked: drain, scale-down, the end of the job.
     Left,
 }
@@ -75,6 +77,7 @@ impl fmt::Display for Cause {
             Cause::Numerics { has, job } => {
                 write!(f, "computes other bits: numerics class {has:016x}, the job's is {job:016x}")
             }
+            Cause::Process(what) => f.write_str(what),
             Cause::Left => write!(f, "left as asked"),
         }
     }

@@ -92,7 +92,7 @@ fn status_of(process: &Process) -> Option<&WorkerStatus> {
 impl Job {
     fn observe_worker(&mut self, node: &NodeId, report: &WorkerReport, cluster: &mut Cluster) {
         let status = status_of(&report.process);
-        if let Some(status) = status.filter(|s| s.phase == Phase::Finished) {
+        if let Some(status) = status.filter(|s| s.phase == Phase::Finished && !self.is_command()) {
             return self.finish(node, report.worker, status, cluster);
         }
         self.unheard.remove(&report.worker);

@@ -52,6 +52,9 @@ struct JobRecord {
     #[serde(default)]
     published_on: Option<NodeId>,
     stalls_ms: Vec<u32>,
+    /// Of a command that is over; absent in all other records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
 }
 
 /// JSON has no NaN: what is not finite is written as none.
@@ -139,6 +142,7 @@ pub(crate) fn of_job(job: &Job) -> Record {
         published: job.seen.published.clone(),
         published_on: job.seen.published_on.clone(),
         stalls_ms: job.seen.stalls_ms.clone(),
+        exit_code: job.exit_code,
     };
     let value = serde_json::to_vec(&record).expect("a record is plain data");
     Record { key: job_key(&job.id), value: Some(value) }
@@ -231,6 +235,7 @@ fn job_from(id: JobId, stored: JobRecord) -> Result<Job, String> {
     (job.restarts, job.owed) = (stored.restarts, stored.owed);
     (job.first_fault, job.last_fault) = (stored.first_fault, stored.last_fault);
     job.views = stored.views;
+    job.exit_code = stored.exit_code;
     job.seen.round = stored.round;
     (job.seen.step, job.seen.steps_total) = (stored.step, stored.steps_total);
     job.seen.metrics = stored.metrics.map(Metrics::from);

@@ -7,6 +7,7 @@ use crate::node::Drain;
 use crate::note::Note;
 use elastic_spec::api::{JobState, Submit};
 use elastic_spec::job::JobSpec;
+use elastic_spec::limits::WORKERS_MAX;
 use elastic_spec::{JobId, NodeId};
 
 impl Machine {
@@ -43,7 +44,11 @@ impl Machine {
     fn check_submit(&self, submit: &Submit, id: &JobId, run_dir: &str) -> Result<JobSpec, Refusal> {
         let spec = JobSpec::from_json(&submit.spec_json).map_err(Refusal::BadSpec)?;
         let (min, max) = (spec.elastic.min_workers, spec.elastic.max_workers);
-        check_scale(min, max, spec.train.shards)?;
+        let most = if spec.command().is_some() { WORKERS_MAX } else { spec.train.shards };
+        check_scale(min, max, most)?;
+        if spec.command().is_some() && !self.config.allow_commands {
+            return Err(Refusal::CommandsForbidden);
+        }
         if !spec.train.shards.is_power_of_two() {
             return Err(Refusal::BadSpec(format!("shards = {} is not a power of two", spec.train.shards)));
         }
@@ -65,7 +70,7 @@ impl Machine {
             Ok(job) => job,
             Err(refusal) => return Reply::Refused(refusal),
         };
-        if let Err(refusal) = check_scale(min, max, job.shards()) {
+        if let Err(refusal) = check_scale(min, max, job.workers_max()) {
             return Reply::Refused(refusal);
         }
         if (job.min, job.max) != (min, max) {

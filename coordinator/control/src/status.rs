@@ -51,6 +51,7 @@ impl Machine {
         let mut stalls_ms = job.seen.stalls_ms.clone();
         stalls_ms.extend(statuses().flat_map(|s: &WorkerStatus| &s.stalls_ms));
         let planned = match job.spec.train.length {
+            _ if job.is_command() => 0,
             Length::Steps(steps) => steps,
             Length::Epochs(_) => 0,
         };
@@ -81,6 +82,8 @@ impl Machine {
             published_on: job.seen.published_on.clone(),
             run_dir_differs: job.run_dir_differs(),
             unpublished: job.unpublished(),
+            exit_code: job.exit_code,
+            is_command: job.is_command(),
         }
     }
 

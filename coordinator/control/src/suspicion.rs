@@ -22,7 +22,10 @@ impl Job {
         self.suspect_unheard(cluster);
         self.replace_long_silent(cluster);
         self.restart_stuck(cluster);
-        self.evict_hanging(cluster);
+        // How a command gets on, nobody here can know.
+        if !self.is_command() {
+            self.evict_hanging(cluster);
+        }
     }
 
     fn welcome_back(&mut self, cluster: &mut Cluster) {
@@ -110,17 +113,19 @@ impl Job {
     }
 
     fn replace_long_silent(&mut self, cluster: &mut Cluster) {
+        let config = cluster.config;
+        // A command's group holds nothing that would be worth waiting for.
+        let replace_ms = if self.is_command() { 3 * config.suspect_ms } else { config.replace_ms };
         let long: Vec<u16> = self
             .slots
             .iter()
             .filter(|(_, slot)| {
                 let node = cluster.nodes.get(&slot.node);
-                let is_node_gone = node.is_none_or(|n| {
-                    n.is_silent && cluster.now.since(n.heard.max(cluster.trusted_from)) > cluster.config.replace_ms
-                });
+                let is_node_gone = node
+                    .is_none_or(|n| n.is_silent && cluster.now.since(n.heard.max(cluster.trusted_from)) > replace_ms);
                 match &slot.worker {
                     None => is_node_gone,
-                    Some(w) => w.suspect_since.is_some() && cluster.silence(self, w) > cluster.config.replace_ms,
+                    Some(w) => w.suspect_since.is_some() && cluster.silence(self, w) > replace_ms,
                 }
             })
             .map(|(index, _)| *index)

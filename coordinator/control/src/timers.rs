@@ -14,6 +14,8 @@ pub enum Timer {
     Pace,
     /// Changes of the membership that came close together become one view.
     View(JobId),
+    /// The next generation of a command is due, or a failure is to be judged.
+    Generation(JobId),
     /// A first view is made without those that are still coming.
     Gather(JobId),
     /// A wait before a restart is over.
@@ -39,6 +41,9 @@ impl Machine {
             all.extend(job.change_since.map(|since| (since.plus(config.coalesce_ms), Timer::View(id()))));
             all.extend(job.gather_since.map(|since| (since.plus(config.gather_ms), Timer::Gather(id()))));
             all.extend(job.recovers_until.map(|until| (until, Timer::Recovered(id()))));
+            if job.is_command() {
+                all.extend(job.generation_due(config).into_iter().map(|at| (at, Timer::Generation(id()))));
+            }
             all.push((job.hold_until, Timer::Hold(id())));
             for (index, slot) in &job.slots {
                 all.push((slot.not_before, Timer::Restart(id(), *index)));

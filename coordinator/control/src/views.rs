@@ -104,6 +104,7 @@ impl Job {
         self.view = Some(view.clone());
         self.view_since = cluster.now;
         self.views = self.views.max(1);
+        self.adopt_generation(view);
         if !self.has_begun {
             (self.has_begun, self.is_changed) = (true, true);
         }
@@ -118,7 +119,7 @@ impl Job {
     }
 
     /// The state that follows from the view in force.
-    fn name_state(&mut self, cluster: &mut Cluster) {
+    pub(crate) fn name_state(&mut self, cluster: &mut Cluster) {
         if let Some((state, reason)) = self.state_by_view() {
             self.set_state(state, reason, cluster);
         }
@@ -126,6 +127,9 @@ impl Job {
 
     pub(crate) fn state_by_view(&self) -> Option<(JobState, String)> {
         let view = self.view.as_ref()?;
+        if self.is_command() {
+            return Some(self.state_of_generation(view));
+        }
         let learners = view.members.len() - usize::from(view.world_size());
         Some(match (view.pace, view.world_size()) {
             (_, 0) => (JobState::Paused, "its last worker has left".to_string()),

@@ -245,6 +245,7 @@ fn ready(port: u16) -> WorkerStatus {
         stalls_ms: vec![],
         run_dir_id: None,
         unpublished: None,
+        failure: None,
     }
 }
 

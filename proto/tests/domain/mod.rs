@@ -2,8 +2,8 @@
 
 use elastic_spec::api::{Fault, JobState, JobStatus, LogPiece, MemberStatus, NodeStatus, Scale};
 use elastic_spec::facts::{
-    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, Published, SlotWant, Unpublished,
-    WorkerReport, WorkerStatus, WorkerUp,
+    End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, ProcessFailure, Published, SlotWant,
+    Unpublished, WorkerReport, WorkerStatus, WorkerUp,
 };
 use elastic_spec::layout::Tail;
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
@@ -90,6 +90,11 @@ fn phase() -> impl Strategy<Value = Phase> {
     prop::sample::select(vec![Booting, Ready, Learning, CaughtUp, Active, Finished])
 }
 
+fn failure() -> impl Strategy<Value = ProcessFailure> {
+    (any::<u32>(), end(), ".{0,60}", any::<u64>(), any::<bool>())
+        .prop_map(|(rank, end, message, age_ms, port_taken)| ProcessFailure { rank, end, message, age_ms, port_taken })
+}
+
 fn unpublished() -> impl Strategy<Value = Unpublished> {
     (any::<(u64, u64)>(), ".{0,40}").prop_map(|((round, since_unix_ms), error)| Unpublished {
         round: Round(round),
@@ -102,7 +107,7 @@ pub fn status() -> impl Strategy<Value = WorkerStatus> {
     let who = (address(), any::<u64>(), phase(), of(view()));
     let at = (of(any::<u64>()), any::<(u64, u64, u64)>(), vec(worker(), 0..4), vec(worker(), 0..4));
     let more = (of(metrics()), of(published()), of(".{0,60}"), vec(any::<u32>(), 0..8));
-    let disk = (of(any::<u64>()), of(unpublished()));
+    let disk = (of(any::<u64>()), of(unpublished()), of(failure()));
     (who, at, more, disk).prop_map(|(who, at, more, disk)| WorkerStatus {
         address: who.0,
         numerics: who.1,
@@ -120,6 +125,7 @@ pub fn status() -> impl Strategy<Value = WorkerStatus> {
         stalls_ms: more.3,
         run_dir_id: disk.0,
         unpublished: disk.1,
+        failure: disk.2,
     })
 }
 
@@ -172,7 +178,7 @@ pub fn worker_up() -> impl Strategy<Value = WorkerUp> {
 }
 
 pub fn order() -> impl Strategy<Value = WorkerOrder> {
-    (of(view()), any::<bool>()).prop_map(|(view, leave)| WorkerOrder { view, leave })
+    (of(view()), any::<bool>(), any::<u32>()).prop_map(|(view, leave, restarts)| WorkerOrder { view, leave, restarts })
 }
 
 fn launch() -> impl Strategy<Value = Launch> {
@@ -183,13 +189,8 @@ fn launch() -> impl Strategy<Value = Launch> {
 
 fn job_want() -> impl Strategy<Value = JobWant> {
     let slot = any::<(u16, u32, bool)>().prop_map(|(slot, attempt, leave)| SlotWant { slot, attempt, leave });
-    (job(), digest(), launch(), vec(slot, 0..4), of(view())).prop_map(|(job, config, launch, slots, view)| JobWant {
-        job,
-        config,
-        launch,
-        slots,
-        view,
-    })
+    (job(), digest(), launch(), vec(slot, 0..4), of(view()), any::<u32>())
+        .prop_map(|(job, config, launch, slots, view, restarts)| JobWant { job, config, launch, slots, view, restarts })
 }
 
 pub fn want() -> impl Strategy<Value = NodeWant> {
@@ -234,7 +235,7 @@ pub fn job_status() -> impl Strategy<Value = JobStatus> {
     let words = (job(), ".{0,20}", state, ".{0,40}", ".{0,40}");
     let numbers = (any::<(u64, u64, u64, u64, u64)>(), any::<(u32, u16, u16, f64)>(), vec(any::<u32>(), 0..8));
     let parts = (of(epoch()), vec(member_status(), 0..4), of(metrics()), of(fault()), of(published()));
-    let disk = (of(node()), of(".{0,40}"), of((node(), unpublished())));
+    let disk = (of(node()), of(".{0,40}"), of((node(), unpublished())), of(any::<u8>()), any::<bool>());
     (words, numbers, parts, disk).prop_map(|(words, numbers, parts, disk)| JobStatus {
         job: words.0,
         name: words.1,
@@ -259,6 +260,8 @@ pub fn job_status() -> impl Strategy<Value = JobStatus> {
         published_on: disk.0,
         run_dir_differs: disk.1,
         unpublished: disk.2,
+        exit_code: disk.3,
+        is_command: disk.4,
     })
 }
 

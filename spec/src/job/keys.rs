@@ -51,6 +51,10 @@ pub enum Kind {
     Texts {
         count_max: usize,
     },
+    /// A list of texts; they may be empty.
+    Words {
+        count_max: usize,
+    },
     Digest,
     Table,
     /// A list of tables, each with the keys of the section that is named here.
@@ -84,6 +88,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("data", "What it learns from."),
     ("train", "How it learns."),
     ("elastic", "How many workers may share the work. Nothing here changes the result."),
+    (
+        "command",
+        "Instead of `[model]`, `[data]` and `[train]`: any command, started on every node of the job as one group of processes, with the variables that PyTorch's `torchrun` sets ([commands.md](commands.md)). `[elastic]` then counts nodes.",
+    ),
     ("checkpoint", "When the state is written, and where to."),
     ("resources", "What each worker computes with. Nothing here changes the result."),
 ];
@@ -283,12 +291,23 @@ pub const KEYS: &[Key] = &[
     // elastic
     plain("elastic", "min_workers", int(1, crate::limits::WORKERS_MAX as u64), Is("1"), "workers",
         "With fewer the job pauses and its state is kept."),
-    plain("elastic", "max_workers", int(1, crate::limits::WORKERS_MAX as u64), Rule("`train.shards`"), "workers",
+    plain("elastic", "max_workers", int(1, crate::limits::WORKERS_MAX as u64), Rule("`train.shards`; of a command `min_workers`"), "workers",
         "At most so many take part; not above `train.shards`, since each needs a shard. Above an eighth of it, some counts of workers leave part of them idle."),
     plain("elastic", "reduce", Kind::OneOf(&["exact"]), Is("\"exact\""), "",
         "`exact`: sums along a fixed tree, so that the weights have the same bits for every number of workers and every fault."),
     plain("elastic", "restarts", int(0, 1_000_000), Is("16"), "restarts",
         "Restarts after faults that the job may spend before it is given up. Progress refills it."),
+    // command
+    plain("command", "run", Kind::Words { count_max: 4096 }, Required, "",
+        "The program and its arguments: `[\"python3\", \"-u\", \"train.py\"]`. They are handed on as they are."),
+    plain("command", "processes", int(1, crate::limits::PROCESSES_MAX as u64), Is("1"), "processes",
+        "Of each node. A node runs one group of a job, and the group takes one of its slots."),
+    plain("command", "folder", Kind::Path, Rule("the job file's folder"), "", "Where the processes start; it must be there on every node."),
+    plain("command", "env", Kind::Table, Is("{}"), "", "Variables added to what the agent has: `{ LOGLEVEL = \"info\" }`."),
+    plain("command", "grace", int(1, 600), Is("8"), "seconds",
+        "From SIGTERM to SIGKILL when a generation ends. When the job is cancelled or its agent stops, at most 8."),
+    plain("command", "log_dir", Kind::Path, Absent("the nodes' logs only"), "",
+        "Where besides stdout, stderr and error file of each process are kept, by generation and rank."),
     // checkpoint
     plain("checkpoint", "dir", Kind::Path, Absent("`checkpoints` in the run directory"), "",
         "Where checkpoints are written: a folder, which nodes had better share, or `s3://bucket/prefix`, with the credentials of each agent's environment. Each run has a folder of its own in it."),
@@ -340,6 +359,7 @@ impl Kind {
                 format!("a number {low}, {high}")
             }
             Kind::Texts { count_max } => format!("a list of up to {count_max} texts"),
+            Kind::Words { count_max } => format!("a list of up to {count_max} texts"),
             Kind::Digest => "64 hexadecimal digits".to_string(),
             Kind::Table => "a table".to_string(),
             Kind::Tables { count_max, section } => format!("up to {count_max} tables, each under [[{section}]]"),

@@ -3,6 +3,7 @@
 //! `parse` reads the file and reports all mistakes at once; `schedule` says what each round does.
 //! The canonical JSON of a [`JobSpec`] is what travels, and its digest is the job's config digest.
 
+mod command;
 mod document;
 pub mod folder;
 mod groups;
@@ -16,6 +17,7 @@ mod resolve;
 pub mod schedule;
 mod section;
 
+pub use command::CommandSpec;
 pub use groups::{Group, group_of, idle};
 pub use mistake::{Mistake, Place};
 pub use parse::{ParseContext, Parsed, parse};
@@ -81,6 +83,8 @@ pub enum ModelKind {
     },
     /// A model of the user's own: `program` is the worker to start, `params` are handed to it as they are.
     Own { program: String, params: serde_json::Value },
+    /// No model: a command, started on every node of the job.
+    Command(CommandSpec),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -358,7 +362,7 @@ impl JobSpec {
         match &self.model.kind {
             ModelKind::Gpt { context, .. } => Some(*context),
             ModelKind::Own { params, .. } => resolve::own_context(params),
-            ModelKind::Mlp { .. } | ModelKind::Cnn { .. } | ModelKind::Resnet18 { .. } => None,
+            ModelKind::Mlp { .. } | ModelKind::Cnn { .. } | ModelKind::Resnet18 { .. } | ModelKind::Command(_) => None,
         }
     }
 }

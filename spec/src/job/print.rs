@@ -3,8 +3,8 @@
 //! The text parses back to the same spec, whatever folder it is read in, as long as its paths are absolute.
 
 use super::{
-    Activation, CheckpointSpec, DataSource, DataSpec, ElasticSpec, Group, JobSpec, Length, LrSchedule, ModelKind,
-    ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
+    Activation, CheckpointSpec, CommandSpec, DataSource, DataSpec, ElasticSpec, Group, JobSpec, Length, LrSchedule,
+    ModelKind, ModelSpec, NonFinite, Norm, Optimizer, Positions, Reduce, ResourceSpec, Stem, TrainSpec,
 };
 use serde_json::Value as Json;
 
@@ -14,6 +14,11 @@ impl JobSpec {
         let JobSpec { name, model, data, train, elastic, checkpoint, resources } = self;
         let mut page = Page(String::new());
         page.line("name", text(name));
+        if let ModelKind::Command(command) = &model.kind {
+            print_command(&mut page, command);
+            print_elastic(&mut page, elastic);
+            return page.0;
+        }
         print_model(&mut page, model);
         print_data(&mut page, data);
         print_train(&mut page, train);
@@ -33,6 +38,20 @@ impl Page {
 
     fn line(&mut self, key: &str, value: impl AsRef<str>) {
         self.0 += &format!("{key} = {}\n", value.as_ref());
+    }
+}
+
+fn print_command(page: &mut Page, command: &CommandSpec) {
+    let CommandSpec { run, processes, folder, env, grace_s, log_dir } = command;
+    page.section("command");
+    page.line("run", texts(run));
+    page.line("processes", processes.to_string());
+    page.line("folder", text(folder));
+    let env = env.iter().map(|(name, value)| (name.clone(), Json::String(value.clone()))).collect();
+    page.line("env", json(&Json::Object(env)));
+    page.line("grace", grace_s.to_string());
+    if let Some(log_dir) = log_dir {
+        page.line("log_dir", text(log_dir));
     }
 }
 
@@ -77,6 +96,7 @@ fn print_model(page: &mut Page, ModelSpec { kind, init, init_sha256, init_except
             page.line("norm", text(if *norm == Norm::Rms { "rms" } else { "layer" }));
             page.line("positions", text(if *positions == Positions::Rotary { "rotary" } else { "learned" }));
         }
+        ModelKind::Command(_) => unreachable!("a command is printed as one"),
         ModelKind::Own { program, params } => {
             page.line("kind", text("own"));
             page.line("program", text(program));

@@ -1,5 +1,6 @@
 //! From the sections of a job file to the spec: what each section means, and what must hold between keys.
 
+use super::command;
 use super::document::Table;
 use super::groups;
 use super::mistake::{Mistake, Place};
@@ -27,6 +28,9 @@ pub(super) fn resolve(root: &Table, context: &ParseContext) -> Resolved {
 
     let mut top = open("");
     let name = read_name(&mut top, context);
+    if command::place(root).is_some() {
+        return resolve_command(root, context, top, name);
+    }
     let mut model_section = open("model");
     let model = read_model(&mut model_section);
     let mut data_section = open("data");
@@ -62,6 +66,25 @@ pub(super) fn resolve(root: &Table, context: &ParseContext) -> Resolved {
     };
     let spec = if wrong.is_empty() && missing.is_empty() { spec() } else { None };
     Resolved { spec, wrong, missing, warnings }
+}
+
+/// A job that is a command: its name, `[command]`, and how many nodes.
+fn resolve_command(root: &Table, context: &ParseContext, top: Section, name: Option<String>) -> Resolved {
+    let file = Place::File(context.file.clone());
+    let mut command_section = Section::open(root, "command", &file, &context.base_dir);
+    let command = command::read(&mut command_section, root, &context.base_dir);
+    let mut elastic_section = Section::open(root, "elastic", &file, &context.base_dir);
+    let elastic = command::read_elastic(&mut elastic_section);
+    let (mut wrong, mut missing) = (Vec::new(), Vec::new());
+    for section in [top, command_section, elastic_section] {
+        let (more_wrong, more_missing) = section.close();
+        wrong.extend(more_wrong);
+        missing.extend(more_missing);
+    }
+    missing.retain(|mistake| !wrong.iter().any(|other| is_meant(other, &mistake.field)));
+    let spec = || Some(JobSpec::of_command(name?, command?, elastic?));
+    let spec = if wrong.is_empty() && missing.is_empty() { spec() } else { None };
+    Resolved { spec, wrong, missing, warnings: Vec::new() }
 }
 
 /// Whether `mistake` suggests `field`, or the section that it is in.
@@ -265,7 +288,7 @@ fn read_synthetic(section: &mut Section, model: Option<&ModelSpec>) -> Option<Da
             Some((image.iter().product(), "model.image has"))
         }
         Some(ModelKind::Gpt { context, .. }) => Some((*context, "model.context is")),
-        Some(ModelKind::Mlp { .. } | ModelKind::Own { .. }) | None => None,
+        Some(ModelKind::Mlp { .. } | ModelKind::Own { .. } | ModelKind::Command(_)) | None => None,
     };
     if let (Some(given), Some((wanted, whose))) = (given, wanted)
         && given != wanted

@@ -258,6 +258,24 @@ impl<'a> Section<'a> {
         (texts.len() == items.len()).then_some(texts)
     }
 
+    /// A list of words, of which some may be empty: a command line.
+    pub fn words(&mut self, name: &'static str) -> Option<Vec<String>> {
+        let (key, entry) = self.value(name)?;
+        let Kind::Words { count_max } = key.kind else { unreachable!("{} is a list in the table", key.path()) };
+        let Value::Array(items) = &entry.value else { return self.refuse(key, &entry.value) };
+        let word = |item: &Entry| match &item.value {
+            Value::Text(text) if !text.contains('\0') => Some(text.clone()),
+            _ => None,
+        };
+        match items.iter().map(word).collect::<Option<Vec<String>>>() {
+            Some(words) if words.len() <= count_max => Some(words),
+            _ => {
+                self.wrong(name, format!("is not {}", key.kind.allowed()));
+                None
+            }
+        }
+    }
+
     pub fn float(&mut self, name: &'static str) -> Option<f64> {
         self.real(name, |text| text.parse::<f64>().ok(), |number| *number)
     }

@@ -83,6 +83,7 @@ pub fn build_by<T>(kind: &ModelKind, data: &DataShape, compile: &Compile<'_, T>)
             let (dropout, norm, positions) = (*dropout, *norm, *positions);
             compile(&Gpt { layers, heads, width, dropout, norm, positions })
         }
+        ModelKind::Command(_) => Err("a command has no network".to_string()),
         ModelKind::Own { program, .. } => {
             Err(format!("a model of your own is built by its program {program}, not by this worker"))
         }

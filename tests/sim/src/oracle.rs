@@ -114,6 +114,7 @@ impl World {
                     launch,
                     slots,
                     view: oracle.view.clone(),
+                    restarts: 0,
                 }],
                 acknowledged: Vec::new(),
             };

@@ -322,6 +322,7 @@ impl World {
             stalls_ms: Vec::new(),
             run_dir_id: None,
             unpublished: None,
+            failure: None,
         })
         .inspect(|s| debug_assert!(s.phase != Phase::Finished || process.has_finished))
     }

@@ -247,6 +247,7 @@ mod tests {
             stalls_ms: vec![],
             run_dir_id: None,
             unpublished: None,
+            failure: None,
         }))
     }
 
@@ -277,7 +278,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (said, mut heard) = mpsc::channel(4);
         let desk = Desk::open(dir.path(), said).unwrap();
-        let (orders, receiver) = watch::channel(WorkerOrder { view: None, leave: false });
+        let (orders, receiver) = watch::channel(WorkerOrder { view: None, leave: false, restarts: 0 });
         desk.expect(WorkerId(5), "secret".into(), receiver);
         let mut worker = UnixStream::connect(desk.path()).await.unwrap();
         say(&mut worker, vec![hello(5, "secret"), status(3)]).await;
@@ -286,7 +287,7 @@ mod tests {
             panic!("the status is passed on")
         };
         assert_eq!(first.step, Step(3));
-        orders.send_replace(WorkerOrder { view: None, leave: true });
+        orders.send_replace(WorkerOrder { view: None, leave: true, restarts: 0 });
         assert!(order(&mut worker).await.unwrap().leave);
         say(&mut worker, vec![status(4)]).await;
         drop(worker);
@@ -299,7 +300,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (said, mut heard) = mpsc::channel(4);
         let desk = Desk::open(dir.path(), said).unwrap();
-        let (_orders, receiver) = watch::channel(WorkerOrder { view: None, leave: false });
+        let (_orders, receiver) = watch::channel(WorkerOrder { view: None, leave: false, restarts: 0 });
         desk.expect(WorkerId(5), "secret".into(), receiver);
         for bad in [vec![hello(5, "secreT")], vec![hello(6, "secret")], vec![status(1)]] {
             let mut stranger = UnixStream::connect(desk.path()).await.unwrap();
@@ -314,7 +315,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (said, _heard) = mpsc::channel(4);
         let desk = Desk::open(dir.path(), said).unwrap();
-        let (_orders, receiver) = watch::channel(WorkerOrder { view: None, leave: false });
+        let (_orders, receiver) = watch::channel(WorkerOrder { view: None, leave: false, restarts: 0 });
         desk.expect(WorkerId(5), "secret".into(), receiver);
         let mut worker = UnixStream::connect(desk.path()).await.unwrap();
         say(&mut worker, vec![hello(5, "secret")]).await;

@@ -23,6 +23,10 @@ pub struct Start<'a> {
 
 pub fn program(config: &AgentConfig, socket: &Path, start: &Start<'_>) -> Result<Program> {
     let spec = JobSpec::from_json(&start.files.launch.spec_json).map_err(anyhow::Error::msg)?;
+    let is_command = spec.command().is_some();
+    if is_command && !config.allow_programs {
+        bail!("the job runs a command, which this agent does only with --allow-programs");
+    }
     let argv = match &start.files.launch.program {
         None => config.worker.clone(),
         Some(program) if config.allow_programs => vec![program.into()],
@@ -49,7 +53,7 @@ pub fn program(config: &AgentConfig, socket: &Path, start: &Start<'_>) -> Result
     env.push(("ELASTIC_INSECURE", if config.access.insecure { "1" } else { "" }.into()));
     let tls = config.tls_dir.as_deref().map(whole).transpose()?.unwrap_or_default();
     env.push(("ELASTIC_TLS_DIR", tls.into_os_string()));
-    Ok(Program { argv, env })
+    Ok(Program { argv, env, keeps: is_command.then_some(start.worker) })
 }
 
 /// Where the logs of a job are kept on this node.

@@ -18,6 +18,7 @@ pub mod logs;
 mod node;
 mod notice;
 mod process;
+mod strays;
 
 pub use notice::Notices;
 
@@ -55,7 +56,7 @@ pub struct AgentConfig {
     pub access: Access,
     /// The command line of a worker.
     pub worker: Vec<OsString>,
-    /// Whether jobs may name programs of their own to be started.
+    /// Whether jobs may name programs and commands of their own to be started.
     pub allow_programs: bool,
     pub logs: LogsIn,
     pub log_bounds: logs::Bounds,

@@ -6,6 +6,7 @@
 //! [`Bounds::bytes`] in [`Bounds::files`] files. Serving them to the coordinator is `log_service`'s business.
 
 use elastic_spec::api::LogFile;
+use elastic_spec::view::read_standing_line;
 use elastic_spec::{Epoch, JobId, Rank};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -52,6 +53,8 @@ pub struct Series {
     pub attempt: u32,
     pub bounds: Bounds,
     pub shelf: Shelf,
+    /// The worker says between its lines where it stands: a job that runs a command.
+    pub says_standing: bool,
 }
 
 /// What the agent knows of its logs: which files are being written, and where each job's are.
@@ -90,12 +93,17 @@ pub fn keep(output: impl Read, series: Series, standing: watch::Receiver<Standin
     let mut line = Vec::new();
     let mut current: Option<Writing> = None;
     let mut refused: Option<Refused> = None;
+    let mut said: Option<Standing> = series.says_standing.then(Standing::default);
     loop {
         line.clear();
         match output.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) => return warn!(%error, "a worker's output can no longer be read"),
+        }
+        if let Some((epoch, rank)) = said.and_then(|_| read_standing_line(&line)) {
+            said = Some(Standing { view: Some(epoch), rank: Some(rank) });
+            continue;
         }
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
@@ -105,7 +113,8 @@ pub fn keep(output: impl Read, series: Series, standing: watch::Receiver<Standin
             continue;
         }
         let lost = refused.take().map_or(0, |refused| refused.lines);
-        match put(&line, lost, &mut current, &series, *standing.borrow()) {
+        let now = said.unwrap_or_else(|| *standing.borrow());
+        match put(&line, lost, &mut current, &series, now) {
             Ok(()) => {}
             Err(error) => {
                 if lost == 0 {
@@ -295,9 +304,10 @@ pub fn read(path: &Path, offset: u64, max: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use elastic_spec::view::standing_line;
 
     fn series(dir: &Path, bounds: Bounds) -> Series {
-        Series { dir: dir.to_path_buf(), slot: 0, attempt: 1, bounds, shelf: Shelf::default() }
+        Series { dir: dir.to_path_buf(), slot: 0, attempt: 1, bounds, shelf: Shelf::default(), says_standing: false }
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -333,6 +343,26 @@ mod tests {
         let expected = ["slot0.attempt1.gen1.2.rank0.part0.log", "slot0.attempt1.gen1.3.rank1.part0.log"];
         assert_eq!(names(dir.path()), expected);
         assert_eq!(std::fs::read_to_string(dir.path().join(expected[1])).unwrap(), "two\nno end\n");
+    }
+
+    #[test]
+    fn a_command_says_between_its_lines_which_generation_they_belong_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_set, now) = watch::channel(standing(9, 9));
+        let text = format!(
+            "before\n{}one\n{}two\n",
+            standing_line(Epoch::new(1, 2), Rank(0)),
+            standing_line(Epoch::new(1, 3), Rank(1))
+        );
+        let series = Series { says_standing: true, ..series(dir.path(), Bounds::default()) };
+        keep(text.as_bytes(), series, now);
+        let expected = [
+            "slot0.attempt1.gen0.0.rank-.part0.log",
+            "slot0.attempt1.gen1.2.rank0.part0.log",
+            "slot0.attempt1.gen1.3.rank1.part0.log",
+        ];
+        assert_eq!(names(dir.path()), expected);
+        assert_eq!(std::fs::read_to_string(dir.path().join(expected[2])).unwrap(), "two\n");
     }
 
     #[test]

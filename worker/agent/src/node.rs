@@ -274,7 +274,7 @@ impl Node {
         };
         self.started.insert(place.clone(), attempt);
         let order = self.want.as_ref().and_then(|w| w.order_for(&place.0, place.1));
-        let (orders, receiver) = watch::channel(order.unwrap_or(WorkerOrder { view: None, leave: false }));
+        let (orders, receiver) = watch::channel(order.unwrap_or(WorkerOrder { view: None, leave: false, restarts: 0 }));
         let (standing, _) = watch::channel(Standing::default());
         let heard = Instant::now();
         let mut worker = Worker {
@@ -325,6 +325,7 @@ impl Node {
             attempt: worker.attempt,
             bounds: self.config.log_bounds,
             shelf: self.shelf.clone(),
+            says_standing: program.keeps.is_some(),
         };
         // Before the process exists: it may speak sooner than this function returns.
         self.desk.expect(id, token, orders);
@@ -416,5 +417,6 @@ fn is_news(last: &WorkerStatus, now: &WorkerStatus) -> bool {
         || last.lost_peers != now.lost_peers
         || last.published != now.published
         || last.error != now.error
+        || last.failure.is_some() != now.failure.is_some()
         || last.at.is_some() != now.at.is_some()
 }

@@ -4,7 +4,9 @@
 //! group, cannot be given to anybody else until then, so the whole group can be killed without a race. What a worker is told and says goes over the socket (`desk`); when to stop it is `converge`'s.
 
 use crate::logs::{self, Series, Standing};
+use crate::strays;
 use anyhow::{Context, Result};
+use elastic_spec::WorkerId;
 use elastic_spec::facts::End;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::ffi::OsString;
@@ -19,6 +21,8 @@ use tokio::sync::{oneshot, watch};
 pub struct Program {
     pub argv: Vec<OsString>,
     pub env: Vec<(&'static str, OsString)>,
+    /// It starts processes outside its group, all marked with this.
+    pub keeps: Option<WorkerId>,
 }
 
 /// Starts `program`; what it prints goes to the files of `series`. The future ends when the process has
@@ -43,7 +47,7 @@ pub fn start(
         .name("worker-log".into())
         .spawn(move || logs::keep(output, series, standing))
         .context("start a thread for the worker's output")?;
-    let (hand_over, end) = clear_away()?;
+    let (hand_over, end) = clear_away(program.keeps)?;
     let child = command.spawn().with_context(|| format!("start {}", first.display()))?;
     // The command holds the writing end: while it lives here, the output never ends.
     drop(command);
@@ -93,7 +97,9 @@ impl Group {
 }
 
 /// A thread that waits until the leader it is handed has ended, kills what is left of its group, then reaps it.
-fn clear_away() -> Result<(SyncSender<(Child, Group)>, impl Future<Output = End> + Send + use<>)> {
+fn clear_away(
+    keeps: Option<WorkerId>,
+) -> Result<(SyncSender<(Child, Group)>, impl Future<Output = End> + Send + use<>)> {
     let (hand_over, handed) = sync_channel::<(Child, Group)>(1);
     let (tell, told) = oneshot::channel();
     let wait = move || {
@@ -103,7 +109,9 @@ fn clear_away() -> Result<(SyncSender<(Child, Group)>, impl Future<Output = End>
         // NOWAIT: the dead leader keeps its number until the group is cleared.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(pid), options).is_err_and(|e| e == rustix::io::Errno::INTR) {}
-        let end = match group.reap(&mut child) {
+        let reaped = group.reap(&mut child);
+        keeps.into_iter().for_each(strays::end);
+        let end = match reaped {
             Ok(status) => end_of(status),
             Err(error) => End::Unstartable(format!("wait for the process: {error}")),
         };
@@ -130,12 +138,23 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn shell(script: &str) -> Program {
-        Program { argv: vec!["/bin/sh".into(), "-c".into(), script.into()], env: vec![("GREETING", "hello".into())] }
+        Program {
+            argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            env: vec![("GREETING", "hello".into())],
+            keeps: None,
+        }
     }
 
     fn series(dir: &Path) -> Series {
         let (slot, attempt) = (0, 1);
-        Series { dir: dir.into(), slot, attempt, bounds: Bounds::default(), shelf: Shelf::default() }
+        Series {
+            dir: dir.into(),
+            slot,
+            attempt,
+            bounds: Bounds::default(),
+            shelf: Shelf::default(),
+            says_standing: false,
+        }
     }
 
     async fn printed(dir: &Path, text: &str) -> String {
@@ -166,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_named() {
         let (_set, standing) = watch::channel(Standing::default());
-        let program = Program { argv: vec!["/nonexistent/worker".into()], env: vec![] };
+        let program = Program { argv: vec!["/nonexistent/worker".into()], env: vec![], keeps: None };
         let error = start(&program, series(Path::new("/nonexistent")), standing).err().unwrap();
         assert!(format!("{error:#}").starts_with("start /nonexistent/worker: "), "{error:#}");
     }

@@ -253,6 +253,7 @@ fn wants(revision: u64, slots: &[(u16, u32)]) -> NodeWant {
         launch,
         slots,
         view: None,
+        restarts: 0,
     };
     let jobs = if job.slots.is_empty() { vec![] } else { vec![job] };
     NodeWant { term: Term(1), revision, jobs, acknowledged: vec![] }

@@ -214,7 +214,7 @@ impl Cluster {
     fn tell_everyone(&self) {
         for process in &self.processes {
             let mut bytes = BytesMut::new();
-            WorkerOrder { view: Some(self.view.clone()), leave: process.is_leaving }.encode(&mut bytes);
+            WorkerOrder { view: Some(self.view.clone()), leave: process.is_leaving, restarts: 0 }.encode(&mut bytes);
             if let Some(stream) = &mut self.seats.lock().unwrap().get_mut(&process.id).unwrap().stream {
                 // Whoever is gone is noticed by its exit.
                 let _ = stream.write_all(&bytes);

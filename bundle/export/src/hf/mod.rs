@@ -87,6 +87,7 @@ fn kind(model: &ModelKind) -> &'static str {
         ModelKind::Resnet18 { .. } => "resnet18",
         ModelKind::Gpt { .. } => "gpt",
         ModelKind::Own { .. } => "own",
+        ModelKind::Command(_) => "command",
     }
 }
 

@@ -100,6 +100,7 @@ fn network(b: &mut Builder<'_>, description: &Description) -> Result<()> {
             let [layers, heads, width, context] = [layers, heads, width, context].map(|n| *n as usize);
             decoder::Decoder { layers, heads, width, context, norm: *norm, positions: *positions }.build(b);
         }
+        ModelKind::Command(_) => bail!("a command has no network"),
         ModelKind::Own { .. } => bail!("a model of kind \"own\" is a program, of which ONNX has no graph"),
     }
     Ok(())

@@ -54,7 +54,7 @@ pub(crate) fn why_it_waits(job: &Job, jobs: &BTreeMap<JobId, Job>, cluster: &Clu
     let unfit = job.unfit.len();
     let other_bits =
         if unfit > 0 { format!("; {unfit} nodes compute other bits and are left out") } else { String::new() };
-    let capable: usize = job.fit_nodes(cluster).map(|n| usize::from(n.slots)).sum();
+    let capable: usize = job.fit_nodes(cluster).map(|n| job.of_node(usize::from(n.slots))).sum();
     if staying >= min {
         let ready = job.fit().filter(|(_, slot, w)| !slot.is_leaving() && w.is_up()).count();
         return format!("starts: {ready} of min_workers = {min} are ready{other_bits}");
@@ -62,7 +62,10 @@ pub(crate) fn why_it_waits(job: &Job, jobs: &BTreeMap<JobId, Job>, cluster: &Clu
     if room.total == 0 {
         return format!("waits for nodes: none has a slot to give{other_bits}");
     }
-    if capable < min {
+    if capable + if job.is_command() { staying } else { 0 } < min {
+        if job.is_command() {
+            return format!("needs {min} nodes at once, there are {}", capable + staying);
+        }
         return format!("needs min_workers = {min} slots at once, all nodes together have {capable}{other_bits}");
     }
     let free: usize = room.free.values().sum();
@@ -164,6 +167,9 @@ fn give_back(
 impl Job {
     fn claim(&self, cluster: &Cluster) -> Claim {
         let max = usize::from(self.max.saturating_sub(self.owed).max(self.min));
+        // More than one a node it cannot use.
+        let nodes = || self.fit_nodes(cluster).count() + self.staying();
+        let max = if self.is_command() { max.min(nodes().max(usize::from(self.min))) } else { max };
         let has_begun = self.has_begun || self.staying() > 0 || self.is_recovering(cluster.now);
         Claim { min: usize::from(self.min), max, has_begun }
     }
@@ -174,13 +180,20 @@ impl Job {
             .nodes
             .values()
             .filter(|n| n.is_usable() && self.unfit.get(&n.id) != Some(&n.incarnation) && !is_quarantined(n, cluster))
+            // A command has one group of processes on a node.
+            .filter(|n| !self.is_command() || self.slots.values().all(|s| s.node != n.id))
+    }
+
+    /// How many workers a node with so much room could take.
+    fn of_node(&self, free: usize) -> usize {
+        if self.is_command() { free.min(1) } else { free }
     }
 
     fn grow(&mut self, share: usize, room: &mut Room, cluster: &mut Cluster) {
         if self.is_recovering(cluster.now) || cluster.now < self.hold_until || self.staying() >= share {
             return;
         }
-        let free: usize = self.fit_nodes(cluster).filter_map(|n| room.free.get(&n.id)).sum();
+        let free: usize = self.fit_nodes(cluster).filter_map(|n| room.free.get(&n.id)).map(|f| self.of_node(*f)).sum();
         if self.staying() + free < usize::from(self.min) && self.staying() == 0 {
             return;
         }

@@ -382,6 +382,7 @@ impl Proc {
             stalls_ms: Vec::new(),
             run_dir_id: None,
             unpublished: None,
+            failure: None,
         });
     }
 

@@ -26,6 +26,7 @@ fn want(slots: &[(&str, u16, u32, bool)], acknowledged: &[u64]) -> NodeWant {
             launch: launch.clone(),
             slots,
             view: None,
+            restarts: 0,
         })
         .collect();
     NodeWant { term: Term(1), revision: 1, jobs, acknowledged: acknowledged.iter().map(|w| WorkerId(*w)).collect() }
