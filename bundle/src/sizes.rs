@@ -51,7 +51,7 @@ pub fn check(model: &ModelKind, data: Shape) -> Result<(), String> {
             within("model.width", u64::from(*width), 1..=LAYER_MAX)?;
             within("model.context", u64::from(*context), 1..=LAYER_MAX)
         }
-        ModelKind::Own { .. } => Ok(()),
+        ModelKind::Own { .. } | ModelKind::Command(_) => Ok(()),
     }
 }
 
