@@ -11,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod layout;
 pub mod limits;
+pub mod pipeline;
 pub mod tree;
 pub mod view;
 pub mod weights;

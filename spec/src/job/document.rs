@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-pub(super) type Table = BTreeMap<String, Entry>;
+pub(crate) type Table = BTreeMap<String, Entry>;
 
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub place: Place,
     pub value: Value,
 }
 
 /// Numbers stay text until it is known what they are to be: nothing is rounded or wrapped on the way.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(String),
     Int(i128),
     /// An integer that even 128 bits do not hold.
@@ -32,14 +32,14 @@ pub(super) enum Value {
 }
 
 /// What a text says, and what is wrong with it as TOML.
-pub(super) struct Document {
+pub(crate) struct Document {
     pub root: Table,
     pub mistakes: Vec<Mistake>,
     /// The lines of which the tree may hold what nobody wrote.
     pub broken: BTreeSet<Option<u32>>,
 }
 
-pub(super) fn read(text: &str, context: &ParseContext) -> Document {
+pub(crate) fn read(text: &str, context: &ParseContext) -> Document {
     let mut document = Document { root: Table::new(), mistakes: Vec::new(), broken: BTreeSet::new() };
     if text.len() > JOB_FILE_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {JOB_FILE_BYTES_MAX} are read", text.len());
@@ -104,13 +104,13 @@ impl Value {
 }
 
 /// A TOML value on its own.
-pub(super) fn literal(text: &str) -> Option<Value> {
+pub(crate) fn literal(text: &str) -> Option<Value> {
     let parsed = DeValue::parse(text).ok()?;
     Some(value(parsed.get_ref(), &|_| Place::Flag(text.to_string())))
 }
 
 /// Text from the file as it may stand in a message: one line, not too long.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let clean: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() { clean + "…" } else { clean }
 }

@@ -56,6 +56,13 @@ pub enum Kind {
         count_max: usize,
     },
     Digest,
+    /// A column by its number, which may be negative, or by its name.
+    AnyColumn,
+    AnyColumns {
+        count_max: usize,
+    },
+    /// A folder, or a place in a bucket.
+    Address,
     Table,
     /// A list of tables, each with the keys of the section that is named here.
     Tables {
@@ -81,6 +88,17 @@ pub enum Default {
     /// Follows from other keys, as the text says.
     Rule(&'static str),
 }
+
+/// All that one kind of file may say.
+#[derive(Debug)]
+pub struct Words {
+    pub keys: &'static [Key],
+    pub sections: &'static [(&'static str, &'static str)],
+    pub lists: &'static [(&'static str, &'static str)],
+}
+
+/// Of a job file.
+pub static JOB: Words = Words { keys: KEYS, sections: SECTIONS, lists: LISTS };
 
 /// A section and what it is about.
 pub const SECTIONS: &[(&str, &str)] = &[
@@ -122,11 +140,11 @@ const ZERO_UP: Bound = Bound::With(0.0);
 const BELOW_ONE: Bound = Bound::Without(1.0);
 const UP_TO_ONE: Bound = Bound::With(1.0);
 
-const fn int(min: u64, max: u64) -> Kind {
+pub(crate) const fn int(min: u64, max: u64) -> Kind {
     Kind::Int { min, max }
 }
 
-const fn float(low: Bound, high: Bound) -> Kind {
+pub(crate) const fn float(low: Bound, high: Bound) -> Kind {
     Kind::Float { low, high }
 }
 
@@ -161,7 +179,7 @@ const fn train(
     Key { section: "train", name, when, kind, default, unit, doc }
 }
 
-const fn plain(
+pub(crate) const fn plain(
     section: &'static str,
     name: &'static str,
     kind: Kind,
@@ -361,6 +379,11 @@ impl Kind {
             Kind::Texts { count_max } => format!("a list of up to {count_max} texts"),
             Kind::Words { count_max } => format!("a list of up to {count_max} texts"),
             Kind::Digest => "64 hexadecimal digits".to_string(),
+            Kind::AnyColumn => "a column's name, or its number from 0 (negative: from the end)".to_string(),
+            Kind::AnyColumns { count_max } => {
+                format!("a list of up to {count_max} columns, each a name or a number from 0 (negative: from the end)")
+            }
+            Kind::Address => "the path of a folder, or s3://bucket/prefix".to_string(),
             Kind::Table => "a table".to_string(),
             Kind::Tables { count_max, section } => format!("up to {count_max} tables, each under [[{section}]]"),
         }

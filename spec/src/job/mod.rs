@@ -4,18 +4,18 @@
 //! The canonical JSON of a [`JobSpec`] is what travels, and its digest is the job's config digest.
 
 mod command;
-mod document;
+pub(crate) mod document;
 pub mod folder;
 mod groups;
 pub mod keys;
 mod mistake;
 pub mod names;
-mod parse;
+pub(crate) mod parse;
 mod print;
-mod reference;
-mod resolve;
+pub(crate) mod reference;
+pub(crate) mod resolve;
 pub mod schedule;
-mod section;
+pub(crate) mod section;
 
 pub use command::CommandSpec;
 pub use groups::{Group, group_of, idle};

@@ -1,6 +1,6 @@
 //! `docs/job-toml.md`, made from the table of keys, so that it cannot say anything else than the code does.
 
-use super::keys::{Default, KEYS, Key, LISTS, SECTIONS, When};
+use super::keys::{Default, JOB, Key, When, Words};
 
 const HEAD: &str = "# job.toml\n\
 \n\
@@ -32,22 +32,27 @@ lr = 0.002\n\
 
 /// The page that documents every key.
 pub fn reference_markdown() -> String {
-    let mut page = format!("{HEAD}\n{EXAMPLE}");
+    page(&format!("{HEAD}\n{EXAMPLE}"), &JOB)
+}
+
+/// `head`, then all words.
+pub(crate) fn page(head: &str, words: &Words) -> String {
+    let mut page = head.to_string();
     page += "\n## Above the sections\n\n";
-    page += &table("");
-    for (section, about) in SECTIONS {
+    page += &table(words, "");
+    for (section, about) in words.sections {
         page += &format!("\n## [{section}]\n\n{about}\n\n");
-        page += &table(section);
-        for (list, about) in LISTS.iter().filter(|(list, _)| list.starts_with(&format!("{section}."))) {
+        page += &table(words, section);
+        for (list, about) in words.lists.iter().filter(|(list, _)| list.starts_with(&format!("{section}."))) {
             page += &format!("\n### [[{list}]]\n\n{about}\n\n");
-            page += &table(list);
+            page += &table(words, list);
         }
     }
     page
 }
 
-fn table(section: &str) -> String {
-    let rows = KEYS.iter().filter(|key| key.section == section).map(row);
+fn table(words: &Words, section: &str) -> String {
+    let rows = words.keys.iter().filter(|key| key.section == section).map(row);
     "| key | allowed | default | unit | meaning |\n|---|---|---|---|---|\n".to_string() + &rows.collect::<String>()
 }
 

@@ -3,6 +3,7 @@
 use super::command;
 use super::document::Table;
 use super::groups;
+use super::keys::JOB;
 use super::mistake::{Mistake, Place};
 use super::parse::ParseContext;
 use super::section::Section;
@@ -13,17 +14,17 @@ use super::{
 use crate::ids::JobId;
 
 /// What a tree of values means.
-pub(super) struct Resolved {
+pub(crate) struct Resolved<T> {
     /// There if nothing is wrong or missing.
-    pub spec: Option<JobSpec>,
+    pub spec: Option<T>,
     pub wrong: Vec<Mistake>,
     pub missing: Vec<Mistake>,
     pub warnings: Vec<Mistake>,
 }
 
-pub(super) fn resolve(root: &Table, context: &ParseContext) -> Resolved {
+pub(super) fn resolve(root: &Table, context: &ParseContext) -> Resolved<JobSpec> {
     let file = Place::File(context.file.clone());
-    let open = |name| Section::open(root, name, &file, &context.base_dir);
+    let open = |name| JOB.open(root, name, &file, &context.base_dir);
     let (mut wrong, mut missing, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
 
     let mut top = open("");
@@ -88,16 +89,16 @@ fn resolve_command(root: &Table, context: &ParseContext, top: Section, name: Opt
 }
 
 /// Whether `mistake` suggests `field`, or the section that it is in.
-fn is_meant(mistake: &Mistake, field: &str) -> bool {
+pub(crate) fn is_meant(mistake: &Mistake, field: &str) -> bool {
     let Some(suggestion) = &mistake.suggestion else { return false };
     let section = field.split('.').next().unwrap_or_default();
     suggestion == field || *suggestion == format!("[{section}]")
 }
 
 /// A run's name is made of it and a suffix, within the 63 characters of a [`JobId`].
-const NAME_CHARS_MAX: usize = 40;
+pub(crate) const NAME_CHARS_MAX: usize = 40;
 
-fn read_name(section: &mut Section, context: &ParseContext) -> Option<String> {
+pub(crate) fn read_name(section: &mut Section, context: &ParseContext) -> Option<String> {
     let good = |name: &str| name.len() <= NAME_CHARS_MAX && JobId::parse(name).is_ok();
     if !section.has("name") {
         section.text("name");

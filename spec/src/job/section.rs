@@ -1,14 +1,16 @@
-//! One section of a job file, read key by key against the table of keys (`keys`).
+//! One section of a job file or a pipeline file, read key by key against the table of keys (`keys`).
 //!
 //! A getter gives `None` for what is absent or wrong; what is wrong was noted then, so callers need not ask
 //! which it was.
 
 use super::document::{Entry, Table, Value, shortened};
-use super::keys::{Bound, Default, KEYS, Key, Kind, SECTIONS, When};
+use super::keys::{Bound, Default, Key, Kind, When, Words};
 use super::mistake::{Mistake, Place};
 use crate::ids::Digest;
+use crate::pipeline::Column;
 
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
+    words: &'static Words,
     pub name: &'static str,
     table: Option<&'a Table>,
     /// Where to point for what is missing.
@@ -23,10 +25,16 @@ pub(super) struct Section<'a> {
     missing: Vec<Mistake>,
 }
 
-impl<'a> Section<'a> {
+impl Words {
     /// The section `name` of `root`; empty: the keys above the sections.
-    pub fn open(root: &'a Table, name: &'static str, file: &Place, base_dir: &'a str) -> Section<'a> {
-        let mut section = Section::new(name, None, file.clone(), base_dir);
+    pub(crate) fn open<'a>(
+        &'static self,
+        root: &'a Table,
+        name: &'static str,
+        file: &Place,
+        base_dir: &'a str,
+    ) -> Section<'a> {
+        let mut section = Section::new(self, name, None, file.clone(), base_dir);
         if name.is_empty() {
             section.table = Some(root);
         } else if let Some(entry) = root.get(name) {
@@ -42,10 +50,18 @@ impl<'a> Section<'a> {
         }
         section
     }
+}
 
-    fn new(name: &'static str, table: Option<&'a Table>, place: Place, base_dir: &'a str) -> Section<'a> {
+impl<'a> Section<'a> {
+    fn new(
+        words: &'static Words,
+        name: &'static str,
+        table: Option<&'a Table>,
+        place: Place,
+        base_dir: &'a str,
+    ) -> Section<'a> {
         let (choices, asked) = (Vec::new(), Vec::new());
-        Section { name, table, place, base_dir, choices, asked, mistakes: Vec::new(), missing: Vec::new() }
+        Section { words, name, table, place, base_dir, choices, asked, mistakes: Vec::new(), missing: Vec::new() }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -80,7 +96,9 @@ impl<'a> Section<'a> {
     /// The row of the table for `name` under the choices made so far.
     fn key(&mut self, name: &'static str) -> &'static Key {
         self.asked.push(name);
-        KEYS.iter()
+        self.words
+            .keys
+            .iter()
             .find(|key| key.section == self.name && key.name == name && self.applies(key.when))
             .expect("every key that is asked for stands in the table")
     }
@@ -210,6 +228,29 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A column, by its number or its name.
+    pub fn any_column(&mut self, name: &'static str) -> Option<Column> {
+        let (key, entry) = self.value(name)?;
+        as_column(&entry.value).or_else(|| self.refuse(key, &entry.value))
+    }
+
+    pub fn any_columns(&mut self, name: &'static str) -> Option<Vec<Column>> {
+        let (key, entry) = self.value(name)?;
+        let Kind::AnyColumns { count_max } = key.kind else { unreachable!("{} is a list in the table", key.path()) };
+        let Value::Array(items) = &entry.value else { return self.refuse(key, &entry.value) };
+        let columns: Vec<Column> = items.iter().filter_map(|item| as_column(&item.value)).collect();
+        if columns.len() != items.len() || columns.len() > count_max {
+            return self.refuse(key, &entry.value);
+        }
+        Some(columns)
+    }
+
+    /// A folder, made absolute, or the address of a bucket as it is.
+    pub fn address(&mut self, name: &'static str) -> Option<String> {
+        let text = self.text(name)?;
+        if text.starts_with("s3://") { Some(text) } else { self.path(name) }
+    }
+
     pub fn ints(&mut self, name: &'static str) -> Option<Vec<u32>> {
         let (key, entry) = self.value(name)?;
         let Kind::Ints { count_min, count_max, min, max } = key.kind else {
@@ -332,7 +373,7 @@ impl<'a> Section<'a> {
         for (index, item) in items.iter().enumerate() {
             match &item.value {
                 Value::Table(table) => {
-                    sections.push(Section::new(section, Some(table), item.place.clone(), self.base_dir));
+                    sections.push(Section::new(self.words, section, Some(table), item.place.clone(), self.base_dir));
                 }
                 other => {
                     let message = format!("entry {index} is {}; allowed: {}", other.describe(), key.kind.allowed());
@@ -354,7 +395,7 @@ impl<'a> Section<'a> {
     /// What is wrong, each key that nobody asked for included; then what is missing.
     pub fn close(mut self) -> (Vec<Mistake>, Vec<Mistake>) {
         for (name, entry) in self.table.into_iter().flatten() {
-            let is_section = self.name.is_empty() && SECTIONS.iter().any(|(section, _)| section == name);
+            let is_section = self.name.is_empty() && self.words.sections.iter().any(|(section, _)| section == name);
             if is_section || self.asked.contains(&name.as_str()) {
                 continue;
             }
@@ -370,7 +411,8 @@ impl<'a> Section<'a> {
         let mistake = |message: String, suggestion: Option<String>| {
             Some(Mistake { place: entry.place.clone(), field: field.clone(), message, suggestion })
         };
-        let here: Vec<&Key> = KEYS.iter().filter(|key| key.section == self.name && key.name == name).collect();
+        let here: Vec<&Key> =
+            self.words.keys.iter().filter(|key| key.section == self.name && key.name == name).collect();
         if let Some(key) = here.first() {
             let When::Is(selector, _) = key.when else { return None };
             let chosen = self.choices.iter().find(|(name, _)| *name == selector).and_then(|(_, chosen)| chosen.clone());
@@ -385,20 +427,25 @@ impl<'a> Section<'a> {
             return mistake(message, None);
         }
         if matches!(entry.value, Value::Table(_)) && self.name.is_empty() {
-            let sections: Vec<String> = SECTIONS.iter().map(|(section, _)| format!("[{section}]")).collect();
+            let sections: Vec<String> = self.words.sections.iter().map(|(section, _)| format!("[{section}]")).collect();
             let suggestion =
-                nearest(name, SECTIONS.iter().map(|(section, _)| *section)).map(|near| format!("[{near}]"));
+                nearest(name, self.words.sections.iter().map(|(section, _)| *section)).map(|near| format!("[{near}]"));
             return mistake(format!("is no section; there are {}", sections.join(", ")), suggestion);
         }
-        let own = KEYS.iter().filter(|key| key.section == self.name && self.could_apply(key.when)).map(|key| key.name);
+        let own = self
+            .words
+            .keys
+            .iter()
+            .filter(|key| key.section == self.name && self.could_apply(key.when))
+            .map(|key| key.name);
         if let Some(near) = nearest(name, own) {
             return mistake("is no key of this section".to_string(), Some(self.field(near)));
         }
         // The right word in the wrong section, or a near miss of one.
-        let elsewhere = KEYS.iter().find(|key| key.name == name).map(Key::path);
+        let elsewhere = self.words.keys.iter().find(|key| key.name == name).map(Key::path);
         let elsewhere = elsewhere.or_else(|| {
-            let near = nearest(name, KEYS.iter().map(|key| key.name))?;
-            KEYS.iter().find(|key| key.name == near).map(Key::path)
+            let near = nearest(name, self.words.keys.iter().map(|key| key.name))?;
+            self.words.keys.iter().find(|key| key.name == near).map(Key::path)
         });
         let what = if self.name.is_empty() { "is no key; keys stand in sections" } else { "is no key of this section" };
         mistake(what.to_string(), elsewhere)
@@ -408,6 +455,14 @@ impl<'a> Section<'a> {
         let When::Is(selector, _) = when else { return true };
         let unread = self.choices.iter().all(|(name, chosen)| *name != selector || chosen.is_none());
         unread || self.applies(when)
+    }
+}
+
+fn as_column(value: &Value) -> Option<Column> {
+    match value {
+        Value::Int(number) => i32::try_from(*number).ok().map(Column::Number),
+        Value::Text(text) if !text.is_empty() => Some(Column::Name(text.clone())),
+        _ => None,
     }
 }
 
@@ -452,7 +507,7 @@ fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w s
 }
 
 /// A path as it is stored: absolute if the base is, without a leading `./`.
-pub(super) fn resolve_path(base_dir: &str, text: &str) -> Result<String, String> {
+pub(crate) fn resolve_path(base_dir: &str, text: &str) -> Result<String, String> {
     let mut text = text;
     while let Some(shorter) = text.strip_prefix("./") {
         text = shorter.trim_start_matches('/');
