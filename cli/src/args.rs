@@ -10,6 +10,9 @@ use std::path::PathBuf;
 #[command(name = "elastic", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 /// Trains a model on whatever machines there are, and ends with the same bits for every membership
 pub struct Cli {
+    /// End when the process of this number ends: who starts others for a while says so
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub dies_with: Option<u32>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -46,6 +49,10 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Answer requests with a bundle, or with a directory of models
     Serve(crate::serve::Serve),
+    /// From a raw file to a published model, as a pipeline file says
+    Pipeline(crate::commands::pipeline::Args),
+    /// Show what an artifact of a pipeline was made of, and what was made of it
+    Lineage(crate::commands::lineage::Args),
     /// Run a coordinator: the control plane of a cluster
     Coordinator(Coordinator),
     /// Run an agent: makes this machine a node of a cluster

@@ -14,9 +14,10 @@ pub mod registry;
 pub mod workspace;
 
 mod fail;
+mod http;
 mod job;
 mod run;
 mod stages;
 
 pub use job::{Asked, read};
-pub use run::{Ended, Flags, Note, explain, run};
+pub use run::{Ended, Explained, Flags, Note, explain, run};

@@ -86,7 +86,7 @@ pub fn run(asked: &Asked, flags: &Flags, program: &Program, tell: &mut dyn FnMut
     let mut workspace = take(spec)?;
     let wanted = digest_of_asked(asked, flags);
     let last = workspace.lineage.last_run(&spec.name)?;
-    let mut new_run = |workspace: &mut Workspace| workspace.lineage.new_run(&spec.name, wanted, &json!(spec));
+    let new_run = |workspace: &mut Workspace| workspace.lineage.new_run(&spec.name, wanted, &json!(spec));
     let (run, goes_on) = match cache::begin(last.as_ref(), wanted) {
         Begin::GoOn(run) => (run, true),
         Begin::Instead(cut_off) => {

@@ -9,8 +9,10 @@ mod dev;
 mod devices;
 mod drain;
 mod jobs;
+pub mod lineage;
 mod logs;
 mod nodes;
+pub mod pipeline;
 mod profile;
 mod scale;
 mod status;
@@ -29,6 +31,8 @@ pub fn run(command: Command) -> Outcome {
         Command::Devices(args) => devices::run(args),
         Command::Certs(args) => crate::certs::run(args),
         Command::Serve(args) => crate::serve::run(args),
+        Command::Pipeline(args) => pipeline::run(args),
+        Command::Lineage(args) => lineage::run(args),
         command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
     }
 }
@@ -54,6 +58,8 @@ async fn run_async(command: Command) -> Outcome {
         | Command::Devices(_)
         | Command::Certs(_)
         | Command::Serve(_)
+        | Command::Pipeline(_)
+        | Command::Lineage(_)
         | Command::Worker => Ok(Exit::Ok),
     }
 }

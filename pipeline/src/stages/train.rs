@@ -65,22 +65,45 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     Ok(Made { outputs: vec![("model".into(), model)], words, ..Made::default() })
 }
 
-/// What a run that another process still trains says of itself.
+/// What a run that another process still trains says of itself, and what a cluster says of one that a job trains.
 const BUSY: &str = "another process trains this run";
+const BUSY_ON_CLUSTER: &str = "is in use by job ";
 const BUSY_TRIES: u32 = 120;
+const BUSY_WAIT: Duration = Duration::from_millis(250);
 
-/// The submit of a pipeline that was killed ends by itself, and may need some moments to write its last checkpoint.
+/// The submit of a pipeline that was killed ends by itself, and may need some moments to write its last checkpoint. On a
+/// cluster its job goes on: it is waited for, and the submit after it finds all done.
 fn submit(place: &Place, args: &[&str]) -> Result<Value, Failure> {
     let mut tries = 0;
     loop {
-        match place.elastic("submit", args) {
-            Err(error) if error.said().contains(BUSY) && tries < BUSY_TRIES => {
+        let error = match place.elastic("submit", args) {
+            Ok(result) => return Ok(result),
+            Err(error) => error,
+        };
+        let said = error.said();
+        let job = said.split_once(BUSY_ON_CLUSTER).and_then(|(_, rest)| rest.split([':', ' ']).next());
+        match job {
+            Some(job) => until_over(place, job)?,
+            None if said.contains(BUSY) && tries < BUSY_TRIES => {
                 tries += 1;
-                place.in_time()?;
-                std::thread::sleep(Duration::from_millis(250));
+                std::thread::sleep(BUSY_WAIT);
             }
-            result => return Ok(result?),
+            None => return Err(error.into()),
         }
+        place.in_time()?;
+    }
+}
+
+fn until_over(place: &Place, job: &str) -> Result<(), Failure> {
+    let mut args = vec!["status", job, "--json"];
+    args.extend(place.program.reach.iter().map(String::as_str));
+    loop {
+        let status = place.elastic("status", &args)?;
+        if ["succeeded", "failed", "cancelled"].contains(&status["state"].as_str().unwrap_or_default()) {
+            return Ok(());
+        }
+        place.in_time()?;
+        std::thread::sleep(BUSY_WAIT);
     }
 }
 
@@ -94,9 +117,13 @@ fn run_name(job: &str, work: &Path) -> String {
 /// Of a run its last checkpoint and what an export reads besides.
 fn model(place: &Place, spec: &JobSpec, run_dir: &Path) -> Result<Artifact> {
     let reading = || format!("read the run {}; are its files on this machine?", run_dir.display());
-    let result = std::fs::read_to_string(run_dir.join("result.json")).with_context(reading)?;
-    let result: Value = serde_json::from_str(&result).with_context(reading)?;
-    let checkpoint = PathBuf::from(result["checkpoint"].as_str().context("the run has a checkpoint")?);
+    let states = match &spec.checkpoint.dir {
+        Some(dir) => PathBuf::from(dir).join(run_dir.file_name().unwrap_or_default()),
+        None => run_dir.join("checkpoints"),
+    };
+    let checkpoint = newest(&states).with_context(reading)?;
+    let manifest = std::fs::read(checkpoint.join("manifest.json")).with_context(reading)?;
+    let manifest: Value = serde_json::from_slice(&manifest).with_context(reading)?;
     let mut blobs = Vec::new();
     for name in super::files_below(&checkpoint).with_context(reading)? {
         // The manifest tells who published it.
@@ -113,13 +140,45 @@ fn model(place: &Place, spec: &JobSpec, run_dir: &Path) -> Result<Artifact> {
     }
     let facts = json!({
         "job": plan::essence(spec),
-        "steps": result["steps"],
-        "weights_sha256": result["weights_sha256"],
-        "state_sha256": result["state_sha256"],
-        "validation": result["validation"],
+        "step": manifest["step"],
+        "weights_sha256": manifest["weights_sha256"],
+        "state_sha256": manifest["state_sha256"],
     });
     let mut model = Artifact::new(Kind::Model, facts, blobs);
     let name = checkpoint.file_name().map(|name| name.to_string_lossy().into_owned());
-    model.notes = json!({ "checkpoint": name, "run": result["job"], "views": result["views"] });
+    model.notes = json!({ "checkpoint": name, "run": run_dir.file_name().map(|name| name.to_string_lossy()) });
     Ok(model)
+}
+
+/// The published checkpoint of the highest step, and of those the one of the latest view.
+fn newest(states: &Path) -> Result<PathBuf> {
+    let mut found: Vec<([u64; 3], PathBuf)> = Vec::new();
+    for entry in std::fs::read_dir(states).with_context(|| format!("read {}", states.display()))? {
+        let path = entry.with_context(|| format!("read {}", states.display()))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(order) = order_of(&name).filter(|_| path.join("manifest.json").exists()) {
+            found.push((order, path));
+        }
+    }
+    found.sort();
+    found.pop().map(|(_, path)| path).with_context(|| format!("there is no checkpoint in {}", states.display()))
+}
+
+/// `step-00000040.t3.g2`
+fn order_of(name: &str) -> Option<[u64; 3]> {
+    let (step, rest) = name.strip_prefix("step-")?.split_once(".t")?;
+    let (term, gen_) = rest.split_once(".g")?;
+    Some([step.parse().ok()?, term.parse().ok()?, gen_.parse().ok()?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_ordered_by_step_then_by_view() {
+        assert_eq!(order_of("step-00000040.t3.g2"), Some([40, 3, 2]));
+        assert!(order_of("step-00000050.t3.g2.tmp-1").is_none());
+        assert!(order_of("step-00000050.t10.g2") > order_of("step-00000050.t9.g7"));
+    }
 }
