@@ -376,3 +376,69 @@ fn events_of(db: &Connection, execution: i64, kind: &str) -> Result<Vec<(String,
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Kind;
+    use serde_json::json;
+
+    fn parts() -> Parts {
+        [("stage".to_string(), json!("ingest"))].into()
+    }
+
+    fn made(rows: u64) -> Artifact {
+        Artifact::new(Kind::Examples, json!({ "rows": rows }), vec![])
+    }
+
+    #[test]
+    fn what_was_done_is_found_and_a_reuse_is_recorded_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lineage = Lineage::open(&dir.path().join("lineage.db")).unwrap();
+        let run = lineage.new_run("digits", Digest::of(b"x"), &json!({})).unwrap();
+        assert_eq!(run, "digits-1");
+        let source = lineage.source(&Artifact::new(Kind::File, json!({ "sha256": "y" }), vec![])).unwrap();
+        let inputs = [("path".to_string(), source)];
+        let execution = lineage.begin(&run, Stage::Ingest, &parts(), &inputs).unwrap();
+        assert_eq!(lineage.earlier("digits", Stage::Ingest).unwrap(), [], "it is not over");
+        lineage.complete(execution, &[("examples".into(), made(3))]).unwrap();
+        assert_eq!(lineage.earlier("digits", Stage::Ingest).unwrap()[0].execution, execution);
+        assert_eq!(lineage.earlier("others", Stage::Ingest).unwrap(), [], "another pipeline's work is its own");
+
+        lineage.end_run(&run, COMPLETE, "").unwrap();
+        let second = lineage.new_run("digits", Digest::of(b"x"), &json!({})).unwrap();
+        for _ in 0..2 {
+            lineage.reuse(&second, Stage::Ingest, &parts(), execution, &inputs).unwrap();
+        }
+        let rows = lineage.executions_in(&second).unwrap();
+        assert_eq!((rows.len(), rows[0].state.as_str(), rows[0].cached_from), (1, CACHED, Some(execution)));
+        let outputs = lineage.outputs(rows[0].execution).unwrap();
+        assert_eq!(outputs[0].1.artifact, made(3));
+        let found = lineage.find(&made(3).digest().to_string()[..8]).unwrap();
+        assert_eq!(lineage.executions_of(found[0].id, "OUTPUT").unwrap().len(), 2);
+        assert_eq!(lineage.inputs(execution).unwrap()[0].1.kind, "file");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_as_running_is_buried() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lineage.db");
+        let mut lineage = Lineage::open(&path).unwrap();
+        let run = lineage.new_run("digits", Digest::of(b"x"), &json!({})).unwrap();
+        lineage.begin(&run, Stage::Ingest, &parts(), &[]).unwrap();
+        drop(lineage);
+        let mut lineage = Lineage::open(&path).unwrap();
+        assert_eq!(lineage.bury().unwrap(), 1);
+        let row = &lineage.executions_in(&run).unwrap()[0];
+        assert_eq!((row.state.as_str(), row.error.as_str()), (FAILED, "the process that ran it is gone"));
+        assert!(lineage.last_run("digits").unwrap().unwrap().is_running, "the run itself goes on");
+    }
+
+    #[test]
+    fn a_folder_that_is_no_workspace_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Lineage::look(&dir.path().join("lineage.db")).unwrap_err().to_string();
+        assert!(told.contains("is no workspace of a pipeline; name one with --workspace DIR"), "{told}");
+        assert!(!dir.path().join("lineage.db").exists());
+    }
+}
