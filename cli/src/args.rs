@@ -1,6 +1,7 @@
 //! The command line: what may be said, with an example for each. Nothing is decided here.
 
 use crate::certs::Certs;
+use crate::commands::{evaluate, export};
 use crate::exit::EXIT_CODES;
 use crate::token::Token;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
@@ -45,6 +46,10 @@ pub enum Command {
     Certs(Certs),
     /// Make, list and revoke tokens: who may take part, look, submit or rule
     Token(Token),
+    /// Make a model of a run: a bundle that can be served, or the files of others
+    Export(export::Args),
+    /// Ask a model about samples whose answers are known
+    Evaluate(evaluate::Args),
     /// Look at checkpoints, without a cluster
     Checkpoint(Checkpoint),
     /// Answer requests with a bundle, or with a directory of models
@@ -118,6 +123,7 @@ Examples:
   elastic submit job.toml --workers 4              with four worker processes; the same bits
   elastic submit job.toml --set train.lr=0.01      with another learning rate
   elastic submit job.toml --dry-run                show what was understood, or every mistake
+  elastic submit job.toml --export models          and export it, for `elastic serve models`
   elastic submit job.toml --resume digits-3f2a     go on from that run's newest checkpoint
   elastic submit job.toml --coordinator http://10.0.0.1:7070 --detach
 
@@ -154,6 +160,9 @@ pub struct Submit {
     /// Directory of the runs, for training on this machine
     #[arg(long, value_name = "DIR", default_value = "runs", value_hint = ValueHint::DirPath)]
     pub runs: PathBuf,
+    /// Make the result the next version of its model in this directory, to be served: DIR/NAME/VERSION
+    #[arg(long, value_name = "DIR", conflicts_with = "detach", value_hint = ValueHint::DirPath)]
+    pub export: Option<PathBuf>,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,

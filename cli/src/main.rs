@@ -13,6 +13,7 @@ mod inputs;
 mod job_file;
 mod json;
 mod logging;
+mod models;
 mod progress;
 mod reach;
 mod result;

@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, file, socket or environment. What travels on a wire is translated in `proto`.
 
+pub mod about;
 pub mod access;
 pub mod api;
 pub mod batch;

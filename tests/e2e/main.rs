@@ -9,6 +9,7 @@ mod coordinator_loss;
 mod deploy;
 mod devices;
 mod disks;
+mod exports;
 mod faults;
 mod gpu_bundle;
 mod gpus;

@@ -86,7 +86,7 @@ impl Order {
     }
 
     /// Where an input lies on this node: by digest if it travelled with the job, else where the spec says.
-    fn file(&self, path: &str) -> PathBuf {
+    pub fn file(&self, path: &str) -> PathBuf {
         match self.launch.blobs.iter().find(|(name, _)| name == path) {
             Some((_, digest)) => self.blobs.join(digest.to_string()),
             None => PathBuf::from(path),

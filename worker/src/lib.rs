@@ -17,6 +17,7 @@
 //! | [`command`] | instead of all that: the processes of a job that runs a command |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
+mod about;
 mod agent_link;
 mod ahead;
 mod boot;
@@ -165,6 +166,7 @@ async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leavin
     let (tasks, queue) = sync_channel(TASKS_MAX);
     let mut inputs = Inputs { answers, links: link_events, alarms };
     let (threads, mut last_place) = (threads(env, &order), place(env, &order)?);
+    let order_dir = order.run_dir().to_path_buf();
     let (ready, mut booted) = oneshot::channel();
     let seat = Seat { env: env.clone(), order, build, threads, alarm: alarm.clone(), answer: answer.clone() };
     alarm.thread("train", move || seat.train(ready, queue));
@@ -173,8 +175,10 @@ async fn life(env: &Env, agent: &mut AgentLink, build: Builder) -> Result<Leavin
     let sums = Sums::start(threads, ready.config.shards, &alarm, &answer);
     let round = ready.shared.state.read().expect("the state is whole").round;
     let mut speaker = Speaker::new(&agent.said(), ready.shared.clone(), ready.metrics, ready.published);
+    let views = about::Views::of(order_dir.as_path());
     (speaker.failing, speaker.run_dir_id) = (ready.failing, ready.run_dir_id);
     let mut rank = MemberLoop::new(ready.config, speaker, Outputs { tasks, sums, links: links.clone() });
+    rank.views = Some(views);
     let leaving = rank.run(round, agent, &mut inputs).await?;
     if leaving == Leaving::Finished {
         let view = rank.status().view;
@@ -273,6 +277,7 @@ impl Seat {
         let publisher = Publisher::start(place, shared.clone(), published.clone(), &self.alarm, self.answer.clone());
         let inputs = shared.clone();
         self.alarm.thread("inputs", move || inputs.inputs.make_ahead(&inputs.job));
+        about::leave(&self.order, &shared.job);
         let (failing, run_dir_id) = (publisher.failing.clone(), self.run_dir_id());
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));

@@ -3,6 +3,7 @@
 //! One task owns the member. The training thread, the sums, the publisher and the links answer through
 //! bounded queues, so a computation that hangs leaves heartbeats and peers' questions going.
 
+use crate::about::Views;
 use crate::agent_link::AgentLink;
 use crate::fail;
 use crate::fault::Fault;
@@ -35,6 +36,8 @@ pub struct MemberLoop {
     has_news: bool,
     leaving: Option<Leaving>,
     pub speaker: Speaker,
+    /// Where views are noted that this worker is the writer of.
+    pub views: Option<Views>,
     tasks: SyncSender<Task>,
     sums: Sums,
     links: Arc<dyn Transport>,
@@ -70,6 +73,7 @@ impl MemberLoop {
             has_news: true,
             leaving: None,
             speaker,
+            views: None,
             tasks,
             sums,
             links,
@@ -141,6 +145,10 @@ impl MemberLoop {
             tracing::info!(epoch = %view.epoch, world = view.world_size(), rank = view.rank_of(self.config.me).map(|rank| rank.0), "view");
             self.epoch = Some(view.epoch);
             self.has_news = true;
+            if let Some(views) = self.views.as_ref().filter(|_| view.writer() == Some(self.config.me)) {
+                let at = self.speaker.status(&self.member).at.unwrap_or(Round(0));
+                views.lived(&view, at);
+            }
             self.feed(Event::View(view))?;
         }
         if order.leave && !self.was_told_to_leave {

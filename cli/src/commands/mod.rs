@@ -8,6 +8,8 @@ mod coordinator;
 mod dev;
 mod devices;
 mod drain;
+pub mod evaluate;
+pub mod export;
 mod jobs;
 pub mod lineage;
 mod logs;
@@ -33,6 +35,8 @@ pub fn run(command: Command) -> Outcome {
         Command::Serve(args) => crate::serve::run(args),
         Command::Pipeline(args) => pipeline::run(args),
         Command::Lineage(args) => lineage::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
     }
 }
@@ -60,6 +64,8 @@ async fn run_async(command: Command) -> Outcome {
         | Command::Serve(_)
         | Command::Pipeline(_)
         | Command::Lineage(_)
+        | Command::Export(_)
+        | Command::Evaluate(_)
         | Command::Worker => Ok(Exit::Ok),
     }
 }

@@ -192,6 +192,7 @@ async fn in_place(
         Ending { status: &status, took_ms: since.elapsed().as_millis() as u64, first_step_ms: follow.first_step_ms };
     ending.keep();
     tell(args, &ending)?;
+    export_asked(args, &status)?;
     if status.state != JobState::Succeeded {
         eprintln!("{}", how_to_go_on(args, &status));
     }
@@ -280,6 +281,19 @@ fn quoted(word: &str) -> String {
     }
 }
 
+/// `--export`: what succeeded becomes the next version of its model.
+fn export_asked(args: &args::Submit, status: &JobStatus) -> Result<()> {
+    let Some(registry) = args.export.as_ref().filter(|_| status.state == JobState::Succeeded) else { return Ok(()) };
+    let run = Path::new(&status.run_dir);
+    if !run.is_dir() {
+        let why = "is not on this machine; run `elastic export` where it is";
+        return Err(anyhow!("--export: the run directory {} {why}", run.display()));
+    }
+    let out = super::export::as_next_version(run, registry)?;
+    eprintln!("  {:<21}{}", "exported to", out.display());
+    Ok(())
+}
+
 fn tell(args: &args::Submit, ending: &Ending<'_>) -> Result<()> {
     match args.json {
         true => {
@@ -338,6 +352,7 @@ async fn on_cluster(
     let ending =
         Ending { status: &status, took_ms: since.elapsed().as_millis() as u64, first_step_ms: follow.first_step_ms };
     tell(args, &ending)?;
+    export_asked(args, &status)?;
     if status.state == JobState::Failed {
         eprintln!("\nWhat the workers printed: elastic logs {job}");
     }

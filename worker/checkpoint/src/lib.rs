@@ -26,7 +26,8 @@ pub use manifest::{FORMAT_VERSION, MANIFEST, Manifest, Name, RowFile, StoredTens
 pub use place::{Place, Revealed, Staged, UNPUBLISHED};
 pub use read::{Found, Refusal, Refused, Restored};
 pub use report::{
-    InspectError, Inspection, Listed, Verification, inspect, inspect_in, list, list_in, verify, verify_in,
+    InspectError, Inspection, Listed, Verification, inspect, inspect_in, list, list_in, newest_whole, newest_whole_in,
+    verify, verify_in,
 };
 pub use write::{PublishError, Published};
 

@@ -66,9 +66,13 @@ pub struct Found {
 }
 
 pub(crate) fn newest_verified(place: &dyn Place, dir: &Path) -> io::Result<Found> {
+    first_whole(place, published(place, dir)?.into_iter().rev().map(|name| dir.join(name.to_string())).collect())
+}
+
+/// Of checkpoints, newest first.
+pub(crate) fn first_whole(place: &dyn Place, newest_first: Vec<PathBuf>) -> io::Result<Found> {
     let mut found = Found::default();
-    for name in published(place, dir)?.into_iter().rev() {
-        let path = dir.join(name.to_string());
+    for path in newest_first {
         match restore(place, &path) {
             Ok(restored) => {
                 found.newest = Some(restored);

@@ -110,6 +110,16 @@ pub fn verify_in(place: &dyn Place, path: &Path) -> io::Result<Vec<Verification>
     Ok(resolve(place, path)?.into_iter().map(|path| verification(place, path)).collect())
 }
 
+/// The newest checkpoint at `path` (as for [`list`]) that proves whole, and why newer ones were refused.
+pub fn newest_whole(path: &Path) -> io::Result<read::Found> {
+    newest_whole_in(&ByRename(Arc::new(Fs)), path)
+}
+
+/// As [`newest_whole`], in another place.
+pub fn newest_whole_in(place: &dyn Place, path: &Path) -> io::Result<read::Found> {
+    read::first_whole(place, resolve(place, path)?)
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     #[error("there is no checkpoint at {0}")]

@@ -17,12 +17,13 @@ pub use batches::{Plan, ValidationBatches, epoch_of};
 pub use shape::shape;
 
 use elastic_spec::Digest;
-use elastic_spec::batch::DataShape;
+use elastic_spec::batch::{Batch, DataShape};
 use elastic_spec::job::schedule::Schedule;
-use elastic_spec::job::{DataSource, JobSpec, Length, ModelKind};
+use elastic_spec::job::{DataSource, DataSpec, JobSpec, Length, ModelKind};
 use elastic_transform::Text;
 use input::Input;
 use samples::Samples;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// All samples of a job, split into training and validation.
@@ -33,6 +34,13 @@ pub struct Data {
     train: Vec<u64>,
     validation: Vec<u64>,
     sha256: Option<Digest>,
+}
+
+/// Which of a job's samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Train,
+    Validation,
 }
 
 /// What is wrong with an input: the file, the place in it, and what to do about it.
@@ -59,10 +67,24 @@ pub fn open(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> Result<Data, Loa
     {
         return Err(LoaderError::Changed { wanted, found });
     }
-    let samples = read_samples(spec, inputs)?;
+    // A program of its own gets clouds from the seed, whatever its parameters say.
+    let is_own_cloud =
+        matches!((&spec.data.source, &spec.model.kind), (DataSource::Synthetic { .. }, ModelKind::Own { .. }));
+    let context = spec.context().filter(|_| !is_own_cloud);
+    let samples = read_samples(&spec.data.source, spec.train.seed, context, inputs)?;
     let (train, validation) = order::split(spec.train.seed, samples.len(), spec.data.validation);
     assert!(!train.is_empty(), "readers give at least one sample, and a split leaves one to train");
     Ok(Data { samples, train, validation, sha256 })
+}
+
+/// Reads all samples of a source, to evaluate on. `context` is that of a model of tokens.
+pub fn whole(source: &DataSource, context: Option<u32>, files: &dyn Fn(&str) -> PathBuf) -> Result<Data, LoaderError> {
+    let data = DataSpec { source: source.clone(), validation: 0.0, sha256: None };
+    let inputs = input::read(&data, files)?;
+    let sha256 = input::digest(&inputs);
+    let samples = read_samples(source, 0, context, inputs)?;
+    let train = (0..samples.len()).collect();
+    Ok(Data { samples, train, validation: Vec::new(), sha256 })
 }
 
 /// What `data.sha256` is to be for these inputs; none for synthetic data.
@@ -70,11 +92,15 @@ pub fn digest(spec: &JobSpec, files: &dyn Fn(&str) -> PathBuf) -> Result<Option<
     Ok(input::digest(&input::read(&spec.data, files)?))
 }
 
-fn read_samples(spec: &JobSpec, inputs: Vec<Input>) -> Result<Samples, LoaderError> {
-    let seed = spec.train.seed;
+fn read_samples(
+    source: &DataSource,
+    seed: u64,
+    context: Option<u32>,
+    inputs: Vec<Input>,
+) -> Result<Samples, LoaderError> {
     let mut inputs = inputs.into_iter();
     let mut next = || input::unpacked(inputs.next().expect("one file for each input of the spec"));
-    match &spec.data.source {
+    match source {
         DataSource::Csv { label, header, scale, classes, .. } => {
             let (path, bytes) = next()?;
             let columns = rows_csv::Columns { label: *label, header: *header, scale: *scale, classes: *classes };
@@ -100,17 +126,17 @@ fn read_samples(spec: &JobSpec, inputs: Vec<Input>) -> Result<Samples, LoaderErr
             };
             let tokens = transform.encode(&text);
             let tokens = tokens.map_err(|problem| LoaderError::Malformed { path: path.clone(), problem })?;
-            windows(spec, path, (tokens, transform.vocab()))
+            windows(context, path, (tokens, transform.vocab()))
         }
-        DataSource::Synthetic { samples, features, classes } => Ok(match spec.model.kind {
-            ModelKind::Gpt { context, .. } => synthetic::tokens(seed, *samples, context, *classes),
-            _ => synthetic::clouds(seed, *samples, *features, *classes),
+        DataSource::Synthetic { samples, features, classes } => Ok(match context {
+            Some(context) => synthetic::tokens(seed, *samples, context, *classes),
+            None => synthetic::clouds(seed, *samples, *features, *classes),
         }),
     }
 }
 
-fn windows(spec: &JobSpec, path: PathBuf, (tokens, vocab): (Vec<i32>, usize)) -> Result<Samples, LoaderError> {
-    let context = spec.context().ok_or_else(|| {
+fn windows(context: Option<u32>, path: PathBuf, (tokens, vocab): (Vec<i32>, usize)) -> Result<Samples, LoaderError> {
+    let context = context.ok_or_else(|| {
         LoaderError::Unusable("the model reads no tokens, so it cannot learn from data.kind = \"text\"".to_string())
     })? as usize;
     if tokens.len() <= context {
@@ -135,6 +161,19 @@ impl Data {
 
     pub fn validation_samples(&self) -> u64 {
         self.validation.len() as u64
+    }
+
+    /// Some of the samples in their order, `begin` to `end` of those kept for validation, or of the others.
+    pub fn samples(&self, part: Part, range: Range<u64>) -> Batch {
+        let indices = match part {
+            Part::Train => &self.train,
+            Part::Validation => &self.validation,
+        };
+        let mut batch = Batch::default();
+        for at in range {
+            self.samples.push(indices[at as usize], at, &mut batch);
+        }
+        batch
     }
 
     /// The digest of the inputs as read; none for synthetic data.

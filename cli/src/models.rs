@@ -1,0 +1,196 @@
+//! Finds the model that a path names: a bundle, a run, or a checkpoint of one.
+
+use crate::exit::mistake;
+use anyhow::{Context, Result, anyhow};
+use elastic_bundle::{Bundle, Description, Lived, Model, Provenance, Shape, Tensor};
+use elastic_checkpoint::{Restored, TensorBytes, newest_whole};
+use elastic_spec::about::{self, About, JOB, TOKENIZER, VIEWS};
+use elastic_spec::batch::DataShape;
+use elastic_spec::job::DataSource;
+use elastic_transform::Transform;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A model, and where it comes from.
+pub struct Named {
+    pub model: Model,
+    pub provenance: Provenance,
+    /// Where it is of a run: the job as it was resolved.
+    pub about: Option<About>,
+}
+
+/// Which of a run's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Weights {
+    /// The average that the run kept (train.ema), else the last ones
+    Best,
+    /// Those after the last step
+    Last,
+    /// The average; an error where none was kept
+    Average,
+}
+
+/// What else the command line says.
+pub struct Asked<'a> {
+    /// The directory of the run, where a checkpoint lies elsewhere.
+    pub run: Option<&'a Path>,
+    pub weights: Weights,
+    pub labels: Option<Vec<String>>,
+}
+
+/// A bundle where there is a bundle, else a run or a checkpoint.
+pub fn find(path: &Path, asked: &Asked) -> Result<Named> {
+    if path.join("model.json").exists() {
+        let bundle = Bundle::open(path).map_err(|error| anyhow!("{error}"))?;
+        let provenance = elastic_bundle::read_provenance(path).map_err(|error| anyhow!("{error}"))?;
+        return Ok(Named { model: bundle.model, provenance: provenance.unwrap_or_default(), about: None });
+    }
+    of_run(path, asked)
+}
+
+fn of_run(path: &Path, asked: &Asked) -> Result<Named> {
+    if !path.exists() {
+        let cure = "name a run's directory (as `elastic submit` prints it), a checkpoint in it, or a bundle";
+        return Err(mistake(anyhow!("{} does not exist; {cure}", path.display())));
+    }
+    let run = run_dir(path, asked.run)?;
+    let about = read_about(&run)?;
+    let restored = newest(path, &run, &about)?;
+    let found = restored.manifest.config_sha256;
+    if found != about.spec.config_digest() {
+        tracing::warn!(run = %run.display(), "the checkpoint was written by a job with other keys than {JOB} has");
+    }
+    let is_average = takes_average(&restored, asked.weights)?;
+    let tokenizer = match &about.spec.data.source {
+        DataSource::Text { tokenizer: Some(_), .. } => {
+            let path = run.join(TOKENIZER);
+            Some(std::fs::read(&path).with_context(|| format!("read {}", path.display()))?)
+        }
+        _ => None,
+    };
+    let provenance = provenance(&run, &about, &restored, is_average)?;
+    let description = describe(&about, asked.labels.clone())?;
+    let model = Model { description, weights: weights(&restored, is_average), tokenizer };
+    Ok(Named { model, provenance, about: Some(about) })
+}
+
+/// The directory that has the run's `job.json`: the path itself, or above a checkpoint.
+fn run_dir(path: &Path, said: Option<&Path>) -> Result<PathBuf> {
+    if let Some(run) = said {
+        return Ok(run.to_path_buf());
+    }
+    let whole = path.canonicalize().with_context(|| format!("read {}", path.display()))?;
+    let found = whole.ancestors().take(3).find(|dir| dir.join(JOB).exists());
+    found.map(Path::to_path_buf).ok_or_else(|| {
+        mistake(anyhow!(
+            "there is no {JOB} at {} or above it, which says what the weights belong to; name the run's directory, or \
+             say it with --run DIR (runs of older versions have none: resume one with `elastic submit --resume`)",
+            path.display()
+        ))
+    })
+}
+
+fn read_about(run: &Path) -> Result<About> {
+    let path = run.join(JOB);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display())).map_err(mistake)?;
+    About::from_json(&text).map_err(|why| mistake(anyhow!("{}: {why}", path.display())))
+}
+
+fn newest(path: &Path, run: &Path, about: &About) -> Result<Restored> {
+    // A run's checkpoints may lie elsewhere.
+    let elsewhere = match (&about.spec.checkpoint.dir, run.file_name()) {
+        (Some(dir), Some(name)) if path.join(JOB).exists() => Some(Path::new(dir).join(name)),
+        _ => None,
+    };
+    let place = elsewhere.as_deref().unwrap_or(path);
+    let found = newest_whole(place).with_context(|| format!("read the checkpoints at {}", place.display()))?;
+    for refused in &found.refused {
+        tracing::warn!(path = %refused.path.display(), why = %refused.why, "a checkpoint is damaged; the one before is taken");
+    }
+    let why = found.refused.first().map(|refused| format!("; {} is damaged: {}", refused.path.display(), refused.why));
+    found.newest.ok_or_else(|| {
+        mistake(anyhow!("there is no whole checkpoint at {}{}", place.display(), why.unwrap_or_default()))
+    })
+}
+
+const AVERAGE: &str = ".average";
+
+fn takes_average(restored: &Restored, weights: Weights) -> Result<bool> {
+    let has = restored.contents.optimizer.iter().any(|tensor| tensor.name.ends_with(AVERAGE));
+    match (weights, has) {
+        (Weights::Average, false) => Err(mistake(anyhow!(
+            "{} keeps no average of the weights (train.ema); leave out --weights average",
+            restored.path.display()
+        ))),
+        (Weights::Last, _) => Ok(false),
+        (_, has) => Ok(has),
+    }
+}
+
+/// Sorted by name. Buffers (running statistics) have no average: they are the last ones.
+fn weights(restored: &Restored, is_average: bool) -> Vec<Tensor> {
+    let contents = &restored.contents;
+    let of = |name: &str, t: &TensorBytes| Tensor {
+        name: name.to_string(),
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        bytes: t.bytes.clone(),
+    };
+    let average = |name: &str| {
+        let named = format!("{name}{AVERAGE}");
+        contents.optimizer.iter().find(|t| is_average && t.name == named)
+    };
+    let one = |t: &TensorBytes| of(&t.name, average(&t.name).unwrap_or(t));
+    let mut weights: Vec<Tensor> = contents.weights.iter().map(one).collect();
+    weights.sort_by(|a, b| a.name.cmp(&b.name));
+    weights
+}
+
+fn describe(about: &About, labels: Option<Vec<String>>) -> Result<Description> {
+    let spec = &about.spec;
+    let labels = match (about.data.clone(), labels) {
+        (DataShape::Tokens { .. }, None) => Vec::new(),
+        (DataShape::Tokens { .. }, Some(_)) => {
+            return Err(mistake(anyhow!("--labels: a model of text has no classes")));
+        }
+        (DataShape::Features { classes, .. }, None) => (0..classes).map(|class| class.to_string()).collect(),
+        (DataShape::Features { classes, .. }, Some(labels)) if labels.len() != classes => {
+            return Err(mistake(anyhow!("--labels has {} lines, and the model has {classes} classes", labels.len())));
+        }
+        (DataShape::Features { .. }, Some(labels)) => labels,
+    };
+    Ok(Description {
+        name: spec.name.clone(),
+        model: spec.model.kind.clone(),
+        dtype: spec.train.dtype,
+        data: Shape::from(&about.data),
+        transform: Transform::of(&spec.data),
+        labels,
+    })
+}
+
+fn provenance(run: &Path, about: &About, restored: &Restored, is_average: bool) -> Result<Provenance> {
+    let manifest = &restored.manifest;
+    Ok(Provenance {
+        job: manifest.job.to_string(),
+        config_sha256: Some(manifest.config_sha256),
+        data_sha256: about.spec.data.sha256,
+        weights_sha256: Some(manifest.weights_sha256),
+        step: manifest.step.0,
+        average: is_average,
+        code_version: env!("CARGO_PKG_VERSION").into(),
+        exported_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        source: restored.path.display().to_string(),
+        spec: Some(serde_json::to_value(&about.spec).context("the job as JSON")?),
+        views: views(run),
+    })
+}
+
+/// Lines that cannot be read are left out: a writer may have been killed in the middle of one.
+fn views(run: &Path) -> Vec<Lived> {
+    let text = std::fs::read_to_string(run.join(VIEWS)).unwrap_or_default();
+    let lived = text.lines().filter_map(|line| serde_json::from_str::<about::Lived>(line).ok());
+    lived
+        .map(|view| Lived { term: view.term, gen_: view.gen_, round: view.round.0, members: view.members, at: view.at })
+        .collect()
+}
