@@ -10,6 +10,7 @@ pub mod autograd;
 pub mod backend;
 pub mod bf16;
 pub mod cost;
+mod decode;
 pub mod eager;
 pub mod ema;
 pub mod exec;
@@ -43,6 +44,7 @@ mod tensor;
 pub mod tile;
 mod units;
 
+pub use decode::{Asked, Decode, DecodeMemory, DecodeSize, Decoding, Piece, compile_decode};
 pub use freeze::freeze;
 pub use graph::ShapeError;
 pub use groups::{GroupRates, set_groups};

@@ -147,6 +147,12 @@ impl Real for Mixed {
         Pair::new(first.0, second.0)
     }
 
+    #[inline(always)]
+    fn put(operand: &mut Pair, place: usize, number: Mixed) {
+        // What is bf16 already is rounded to itself.
+        *operand = if place == 0 { Pair::new(number.0, 0.0) } else { Pair::new(operand.first(), number.0) };
+    }
+
     fn set(set: Set) -> Set {
         Set::of(Pair::set(set.isa()))
     }

@@ -55,6 +55,8 @@ pub trait Real:
     fn panel(set: Set, rows: Rows<'_, Self>, width: usize, to: &mut [Self::Operand]);
     /// Of two neighbours along k; of one, where an operand holds no more.
     fn operand(first: Self, second: Self) -> Self::Operand;
+    /// Puts a number at its place along k (under PER), with zeros behind it.
+    fn put(operand: &mut Self::Operand, place: usize, number: Self);
     /// The set whose kernels multiply operands.
     fn set(set: Set) -> Set;
     fn is_finite(operand: Self::Operand) -> bool;
@@ -210,6 +212,11 @@ impl Real for f32 {
         first
     }
 
+    #[inline(always)]
+    fn put(operand: &mut f32, _: usize, number: f32) {
+        *operand = number;
+    }
+
     fn set(set: Set) -> Set {
         set
     }
@@ -306,6 +313,11 @@ impl Real for f64 {
     #[inline(always)]
     fn operand(first: f64, _: f64) -> f64 {
         first
+    }
+
+    #[inline(always)]
+    fn put(operand: &mut f64, _: usize, number: f64) {
+        *operand = number;
     }
 
     fn set(set: Set) -> Set {

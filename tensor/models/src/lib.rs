@@ -18,7 +18,7 @@ pub use start::{Files, start_from};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{Dtype, ModelKind};
 use elastic_tensor::nn::Module;
-use elastic_tensor::{Forward, Network, compile_forward, compile_in};
+use elastic_tensor::{Decode, Forward, Network, compile_decode, compile_forward, compile_in};
 
 /// Compiles a job's model for shards of `shard_samples`, computed in f32.
 pub fn build(kind: &ModelKind, data: &DataShape, shard_samples: usize) -> Result<Box<dyn Network>, String> {
@@ -38,6 +38,11 @@ pub fn build_in(
 /// Compiles a job's model to be asked: the forward pass alone, for any number of rows.
 pub fn build_forward(dtype: Dtype, kind: &ModelKind, data: &DataShape) -> Result<Box<dyn Forward>, String> {
     build_by(kind, data, &|module| compile_forward(dtype, module, data))
+}
+
+/// Compiles a job's model to continue sequences; only one that reads tokens has any.
+pub fn build_decode(dtype: Dtype, kind: &ModelKind, data: &DataShape) -> Result<Box<dyn Decode>, String> {
+    build_by(kind, data, &|module| compile_decode(dtype, module, data))
 }
 
 /// What makes something of a module: a network, most often.

@@ -19,6 +19,10 @@ use crate::team::Parts;
 use crate::tile::{LANES, Product};
 use std::ops::Range;
 
+mod cached;
+
+pub(crate) use cached::{Cache, Part, Shape as CacheShape, Tiles};
+
 #[derive(Clone, Copy, Debug)]
 pub struct CausalAttention {
     pub heads: usize,
@@ -188,6 +192,61 @@ fn compare<F: Real>(a: Rows<'_, F::Operand>, panels: &[F::Operand], seen: usize,
     }
 }
 
+/// What queries see of a head: keys as panels, values as operands across tokens.
+#[derive(Clone, Copy)]
+struct Seen<'a, F: Real> {
+    keys: &'a [F::Operand],
+    values: &'a [F::Operand],
+}
+
+/// What one tile of queries is computed in.
+struct TileRoom<'a, F: Real> {
+    scores: &'a mut [F],
+    out: &'a mut [F],
+    shares: &'a mut [F],
+    along: &'a mut [F::Operand],
+    last: &'a mut [F::Operand],
+}
+
+/// A tile of queries, at most QUERIES: room.out (query, padded) = the weighted values, not yet times room.shares, one
+/// over the weights' sum. Also log2 of the sums.
+fn attend<F: Real>(
+    set: Set,
+    s: Sizes,
+    (queries, q): (Range<usize>, Rows<'_, F>),
+    Seen { keys, values }: Seen<'_, F>,
+    sums: &mut [F],
+    room: &mut TileRoom<'_, F>,
+) {
+    let TileRoom { scores, out, shares, along, last } = room;
+    let (rows, seen, padded) = (queries.len(), queries.end, s.padded());
+    compare(lengthwise(set, q, along), keys, seen, scores);
+    weights(set, queries.clone(), scores, sums, shares, s.scale2());
+    let p = lengthwise(set, Rows { data: scores, stride: stride(seen), count: rows, width: seen }, along);
+    let (a, k) = (Mat::rows(p.data, p.stride), p.width);
+    let product = Product { rows, k, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
+    match all(set, &values[queries.start / F::PER * padded..k * padded], F::is_finite) {
+        true => F::tile(product, out, padded),
+        // Weights of 0 would make a NaN of what their token may not see: here each row ends at its own.
+        false => (0..rows).for_each(|row| {
+            let (out, k) = (&mut out[row * padded..], queries.start + row + 1);
+            let end = k.div_ceil(F::PER) - 1;
+            let a = Mat::rows(&p.data[row * p.stride..], p.stride);
+            let product = Product { rows: 1, a, ..product };
+            last.copy_from_slice(&values[end * padded..][..padded]);
+            if k % F::PER != 0 {
+                last.iter_mut().for_each(|v| *v = F::only_first(*v));
+            }
+            let start = if end == 0 { Start::Zero } else { Start::Go };
+            if end > 0 {
+                F::tile(Product { k: end, ..product }, out, padded);
+            }
+            let a = Mat::rows(&a.data[end..], a.row);
+            F::tile(Product { k: 1, a, b: last, start, ..product }, out, padded);
+        }),
+    }
+}
+
 impl Rule for CausalAttention {
     const NAME: &'static str = "causal attention";
 
@@ -231,37 +290,13 @@ impl Rule for CausalAttention {
             let (along, last) = (cut(&mut rest, along), cut(&mut rest, padded));
             panels(set, head.rows(qkv, 1, 0..group.end), keys);
             F::crosswise(set, head.rows(qkv, 2, 0..group.end), padded, values);
+            let seen = Seen { keys, values };
+            let mut room = TileRoom { scores, out, shares, along, last };
             for queries in s.tiles(group) {
-                let (rows, seen) = (queries.len(), queries.end);
-                let q = lengthwise(set, head.rows(qkv, 0, queries.clone()), along);
-                compare(q, keys, seen, scores);
                 // SAFETY: a task alone has this head's sums of these queries.
                 let sums = unsafe { sums.get(head.sums(&queries)) };
-                weights(set, queries.clone(), scores, sums, shares, s.scale2());
-                let p = lengthwise(set, Rows { data: scores, stride: stride(seen), count: rows, width: seen }, along);
-                let (a, k) = (Mat::rows(p.data, p.stride), p.width);
-                let product = Product { rows, k, columns: padded, a, b: values, b_stride: padded, start: Start::Zero };
-                match all(set, &values[queries.start / F::PER * padded..k * padded], F::is_finite) {
-                    true => F::tile(product, out, padded),
-                    // Weights of 0 would make a NaN of what their token may not see: here each row ends at its own.
-                    false => (0..rows).for_each(|row| {
-                        let (out, k) = (&mut out[row * padded..], queries.start + row + 1);
-                        let end = k.div_ceil(F::PER) - 1;
-                        let a = Mat::rows(&p.data[row * p.stride..], p.stride);
-                        let product = Product { rows: 1, a, ..product };
-                        last.copy_from_slice(&values[end * padded..][..padded]);
-                        if k % F::PER != 0 {
-                            last.iter_mut().for_each(|v| *v = F::only_first(*v));
-                        }
-                        let start = if end == 0 { Start::Zero } else { Start::Go };
-                        if end > 0 {
-                            F::tile(Product { k: end, ..product }, out, padded);
-                        }
-                        let a = Mat::rows(&a.data[end..], a.row);
-                        F::tile(Product { k: 1, a, b: last, start, ..product }, out, padded);
-                    }),
-                }
-                for ((token, row), share) in queries.zip(out.chunks_exact(padded)).zip(&*shares) {
+                attend(set, s, (queries.clone(), head.rows(qkv, 0, queries.clone())), seen, sums, &mut room);
+                for ((token, row), share) in queries.zip(room.out.chunks_exact(padded)).zip(&*room.shares) {
                     let at = head.output(token);
                     // SAFETY: a task alone has this head's columns of these queries' rows.
                     let y = unsafe { y.get(at..at + width) };

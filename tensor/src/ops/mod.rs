@@ -41,6 +41,7 @@ pub use add::Add;
 pub use avg_pool::{AvgPool, AvgPoolGrad};
 pub use batch_matmul::BatchMatMul;
 pub use batch_norm::{BatchNorm, BatchNormEval, BatchNormGrad};
+pub(crate) use causal_attention::{Cache, CacheShape, Part, Tiles};
 pub use causal_attention::{CausalAttention, CausalAttentionGrad};
 pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight};
 pub use copy::Copy;

@@ -82,6 +82,27 @@ impl Rule for Rotary {
     }
 }
 
+impl Rotary {
+    /// Of a row: q, k, v.
+    pub(crate) fn channels(&self, tokens: usize) -> usize {
+        self.turns.len() / tokens.max(1) * 6 * self.heads
+    }
+
+    /// y (row, 3·channel) = x turned, each row by its own place. `table` is room for the rows' turns.
+    pub(crate) fn turn_at<F: Real>(&self, places: &[usize], x: &[F], y: &mut [F], table: &mut Vec<F>) {
+        let channels = y.len() / places.len().max(1);
+        let pairs = channels / 6 / self.heads;
+        let turns = take(table, 2 * pairs * places.len());
+        for (to, place) in turns.chunks_exact_mut(2 * pairs).zip(places) {
+            let (cosines, sines) = to.split_at_mut(pairs);
+            for ((cosine, sine), turn) in cosines.iter_mut().zip(sines).zip(&self.turns[place * pairs..]) {
+                (*cosine, *sine) = (F::of(turn.0), F::of(turn.1));
+            }
+        }
+        turn_rows(Set::best(), Turns { turns, pairs, tokens: places.len(), channels, first: 0 }, x, y);
+    }
+}
+
 /// The turns of rows from `first` on.
 #[derive(Clone, Copy)]
 struct Turns<'a, F> {
