@@ -5,27 +5,35 @@
 //! digest. `docs/bundle-format.md` is the specification. Making a bundle of a run is the CLI's business, asking it over a
 //! network the server's.
 
+mod completion;
 mod description;
 mod folder;
+mod generator;
 mod manifest;
 mod predictor;
 mod provenance;
 mod read;
+mod sample;
 mod score;
 mod signature;
 mod sizes;
+mod utterance;
 mod weights;
 mod write;
 
+pub use completion::{Asking, Completion, Finish, Said};
 pub use description::{BadDescription, Description, Shape};
-pub use elastic_tensor::Rows;
+pub use elastic_tensor::{DecodeMemory, Rows};
 pub use folder::{FolderError, publish};
+pub use generator::{AddError, Found, Generator, GeneratorSize, Seat, Wanted};
 pub use manifest::{FORMAT_VERSION, FileEntry, Manifest};
 pub use predictor::{Predictor, class_of, softmax};
 pub use provenance::{Lived, Provenance};
 pub use read::{BundleError, read_provenance};
+pub use sample::{Draw, Likelihood, Sampling, choose, likelihood};
 pub use score::{ClassScore, Score, Scorer};
 pub use signature::{CLASS, Datatype, INPUT, LABEL, LOGITS, PROBABILITIES, Port, Signature, TOKENS};
+pub use utterance::Utterance;
 pub use weights::{Tensor, safetensors};
 pub use write::{WriteError, write};
 

@@ -7,7 +7,7 @@ use crate::{Model, Tensor};
 use elastic_models::build_forward;
 use elastic_spec::job::ModelKind;
 use elastic_spec::weights::Dtype;
-use elastic_tensor::{Forward, Rows};
+use elastic_tensor::{Forward, Rows, StateLayout};
 use elastic_transform::{Transform, scaled};
 use std::any::Any;
 use std::sync::Arc;
@@ -30,24 +30,7 @@ impl Predictor {
         fits_table(model)?;
         let network: Arc<dyn Forward> =
             build_forward(description.dtype, &description.model, &description.data.into())?.into();
-        let layout = network.layout();
-        let named = layout.params.len() + layout.buffers.len();
-        // All of them before there is memory for their numbers, of which a wrong description may ask for any amount.
-        let mut tensors = Vec::with_capacity(named);
-        for info in layout.params.iter().chain(&layout.buffers) {
-            let tensor = model.weights.iter().find(|tensor| tensor.name == info.name);
-            let tensor = tensor.ok_or_else(|| format!("tensor {:?} of the model is not there", info.name))?;
-            fits(tensor, &info.shape)?;
-            tensors.push((info, tensor));
-        }
-        if model.weights.len() != named {
-            return Err(format!("there are {} tensors where the model has {named}", model.weights.len()));
-        }
-        let mut state = vec![0.0; layout.floats()];
-        for (info, tensor) in tensors {
-            let floats = tensor.floats().expect("it is F32");
-            state[info.offset..info.offset + info.len].copy_from_slice(&floats);
-        }
+        let state = state_of(model, network.layout())?;
         let scratch = network.new_scratch(threads);
         let (transform, data) = (description.transform.clone(), description.data);
         Ok(Predictor { network, state: Arc::new(state), scratch, transform, data, scaled: Vec::new() })
@@ -125,8 +108,30 @@ impl Predictor {
     }
 }
 
+/// A model's tensors as the layout wants them. The error names the one that does not fit.
+pub(crate) fn state_of(model: &Model, layout: &StateLayout) -> Result<Vec<f32>, String> {
+    let named = layout.params.len() + layout.buffers.len();
+    // All of them before there is memory for their numbers, of which a wrong description may ask for any amount.
+    let mut tensors = Vec::with_capacity(named);
+    for info in layout.params.iter().chain(&layout.buffers) {
+        let tensor = model.weights.iter().find(|tensor| tensor.name == info.name);
+        let tensor = tensor.ok_or_else(|| format!("tensor {:?} of the model is not there", info.name))?;
+        fits(tensor, &info.shape)?;
+        tensors.push((info, tensor));
+    }
+    if model.weights.len() != named {
+        return Err(format!("there are {} tensors where the model has {named}", model.weights.len()));
+    }
+    let mut state = vec![0.0; layout.floats()];
+    for (info, tensor) in tensors {
+        let floats = tensor.floats().expect("it is F32");
+        state[info.offset..info.offset + info.len].copy_from_slice(&floats);
+    }
+    Ok(state)
+}
+
 /// A decoder's first tensor before the network is built: tables of turns, which no tensor has, are made with it.
-fn fits_table(model: &Model) -> Result<(), String> {
+pub(crate) fn fits_table(model: &Model) -> Result<(), String> {
     let (ModelKind::Gpt { width, .. }, Shape::Tokens { vocab, .. }) =
         (&model.description.model, model.description.data)
     else {
