@@ -70,11 +70,11 @@ pub(super) fn resolve(root: &Table, context: &ParseContext) -> Resolved<JobSpec>
 }
 
 /// A job that is a command: its name, `[command]`, and how many nodes.
-fn resolve_command(root: &Table, context: &ParseContext, top: Section, name: Option<String>) -> Resolved {
+fn resolve_command(root: &Table, context: &ParseContext, top: Section, name: Option<String>) -> Resolved<JobSpec> {
     let file = Place::File(context.file.clone());
-    let mut command_section = Section::open(root, "command", &file, &context.base_dir);
+    let mut command_section = JOB.open(root, "command", &file, &context.base_dir);
     let command = command::read(&mut command_section, root, &context.base_dir);
-    let mut elastic_section = Section::open(root, "elastic", &file, &context.base_dir);
+    let mut elastic_section = JOB.open(root, "elastic", &file, &context.base_dir);
     let elastic = command::read_elastic(&mut elastic_section);
     let (mut wrong, mut missing) = (Vec::new(), Vec::new());
     for section in [top, command_section, elastic_section] {
