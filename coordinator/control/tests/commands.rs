@@ -215,6 +215,7 @@ impl Node {
             slots: self.slots,
             host: name.into(),
             log_address: "x:1".into(),
+            log_token: String::new(),
             draining: self.is_draining,
             seen: self.want.as_ref().map_or(Epoch::default(), |w| Epoch::new(w.term.0, w.revision)),
             workers: workers.collect(),
