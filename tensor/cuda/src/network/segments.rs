@@ -72,7 +72,7 @@ mod tests {
             *made.borrow_mut() = Some(Passes::new(module, data, 2, 1 << 20).map_err(|error| error.to_string())?);
             Err("only the plans are wanted".to_string())
         };
-        assert!(elastic_models::build_by(kind, data, &compile).is_err());
+        assert!(elastic_models::build_by::<()>(kind, data, &compile).is_err());
         made.into_inner().expect("the shapes fit")
     }
 
