@@ -40,7 +40,9 @@ pub fn job_of(
     dataset: &Dataset,
     data: &Path,
 ) -> Result<Result<JobSpec, Vec<Mistake>>> {
-    let mut overrides = spec.train.set.clone();
+    // The model is called like its pipeline, wherever the files lie.
+    let mut overrides = vec![format!("name=\"{}\"", spec.name)];
+    overrides.extend(spec.train.set.iter().cloned());
     let path = format!("data.path={}", serde_json::to_string(&data.display().to_string()).context("a path as text")?);
     match spec.ingest.source.is_text() {
         true => overrides.extend(["data.kind=\"text\"".to_string(), path]),

@@ -19,6 +19,7 @@ mod last_step;
 mod membership;
 mod netns;
 mod not_finite;
+mod pipelines;
 mod portable;
 mod preemption;
 mod resume;

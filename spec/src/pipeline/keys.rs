@@ -90,7 +90,7 @@ const KEYS: &[Key] = &[
     plain("ingest", "timeout", TIMEOUT, Is("0"), "s", "Longest time of one try, looked at between its steps. 0: no limit."),
     // train
     plain("train", "job", Kind::Path, Required, "",
-        "A job file ([docs/job-toml.md](job-toml.md)). Its `[data]` needs no `kind`, `path`, `label`, `header` or `classes`: they are those of what ingest made, whatever stands there. `scale`, `validation` and `tokenizer` are its own."),
+        "A job file ([docs/job-toml.md](job-toml.md)). Its `[data]` needs no `kind`, `path`, `label`, `header` or `classes`: they are those of what ingest made, whatever stands there, and its `name` is the pipeline's. `scale`, `validation` and `tokenizer` are its own."),
     plain("train", "set", Kind::Texts { count_max: 256 }, Is("[]"), "", "Keys of the job file that are overruled: `[\"train.epochs=3\"]`."),
     plain("train", "workers", int(1, crate::limits::WORKERS_MAX as u64), Absent("as the job file says"), "workers", "Most workers at once. Changes no bit."),
     plain("train", "retries", RETRIES, Is("2"), "tries", "Tries after one that failed; each goes on from the newest checkpoint."),
