@@ -1,6 +1,8 @@
 //! Pipelines: from a raw file to a published model, killed wherever it hurts, and asked again.
 
-use crate::cluster::{Guarded, elastic, repo, wait_for};
+use crate::cluster::{Cluster, Guarded, elastic, repo, wait_for};
+use elastic_tests::s3_server::S3Server;
+use elastic_tests::skip::skip;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -286,4 +288,74 @@ fn a_text_goes_from_a_raw_file_to_a_published_model() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let ended = last_json(&out);
     assert_eq!((&ended["state"], &ended["pushed"]["version"]), (&"COMPLETE".into(), &1.into()), "{ended}");
+}
+
+/// On a cluster the job outlives the pipeline that asked for it; it goes on while members leave, and is waited for.
+#[test]
+fn on_a_cluster_a_killed_pipeline_finds_its_job_again_and_membership_changes_no_byte() {
+    let calm = Digits::new();
+    let (undisturbed, _) = calm.run(&[]);
+    let mut cluster = Cluster::start(None, 3);
+    let digits = Digits::new();
+    let url = cluster.url();
+    let args = ["--coordinator", url.as_str()];
+    let mut first = Guarded(digits.command(&args).spawn().expect("elastic starts"));
+    let jobs = || -> Value {
+        let out = Command::new(elastic()).args(["jobs", "--json", "--coordinator", &url]).output();
+        serde_json::from_slice(&out.expect("elastic starts").stdout).expect("jobs prints JSON")
+    };
+    let job = wait_for("the job", 30, || jobs()[0]["job"].as_str().map(str::to_string));
+    cluster.until_active(&job, 3);
+    first.kill();
+    drop(first);
+    cluster.agents.remove("n2");
+    let (ended, said) = digits.run(&args);
+    assert!(said.contains("digits-1 goes on where it was cut off"), "{said}");
+    assert_eq!(ended["content_sha256"], undisturbed["content_sha256"], "{said}");
+    assert_eq!(files(&digits.path("registry")), files(&calm.path("registry")), "byte for byte");
+    let status = digits.status();
+    let training = status["executions"].as_array().expect("executions").iter();
+    let training = training.filter(|one| one["stage"] == "train").last().expect("a training");
+    let members: Vec<usize> = training["events"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .map(|view| view["body"]["members"].as_array().expect("members").len())
+        .collect();
+    assert!(members.contains(&3) && members.contains(&2), "the views are told: {members:?}");
+}
+
+#[test]
+fn artifacts_and_registry_in_a_bucket_are_those_of_a_folder() {
+    let test = "artifacts_and_registry_in_a_bucket_are_those_of_a_folder";
+    let server = match S3Server::shared() {
+        Ok(server) => server,
+        Err(why) => return skip(test, why),
+    };
+    server.make_bucket("pipelines");
+    let calm = Digits::new();
+    let (in_folder, _) = calm.run(&[]);
+    let digits = Digits::new();
+    let args = ["--set", "store.blobs=s3://pipelines/work", "--set", "push.registry=s3://pipelines/registry"];
+    let run = |more: &[(&str, &str)]| {
+        let mut command = digits.command(&args);
+        command.envs(server.env(&server.address())).envs(more.iter().copied());
+        command.output().expect("elastic starts")
+    };
+    assert_eq!(run(&[("ELASTIC_PIPELINE_FAIL", "push-work")]).status.code(), None, "it is killed in mid push");
+    assert!(server.read("pipelines", "registry/digits/1/push.json").is_some(), "the version is taken");
+    assert!(server.read("pipelines", "registry/digits/1/manifest.json").is_none(), "and not published");
+    let out = run(&[]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    let ended = last_json(&out);
+    assert_eq!(ended["content_sha256"], in_folder["content_sha256"]);
+    for name in ["manifest.json", "model.json", "signature.json", "push.json"] {
+        let folder = std::fs::read_to_string(calm.path("registry/digits/1").join(name)).expect("a file");
+        assert_eq!(server.read("pipelines", &format!("registry/digits/1/{name}")), Some(folder), "{name}");
+    }
+    let labels = server.read("pipelines", "registry/digits/labels.json").expect("labels");
+    assert_eq!(serde_json::from_str::<Value>(&labels).expect("JSON"), serde_json::json!({"live": 1}));
+    let again = last_json(&run(&[]));
+    assert!(cached(&again).iter().all(|(_, cached)| *cached), "{again}");
 }
