@@ -259,9 +259,10 @@ impl Lineage {
         whole(row)
     }
 
-    pub fn is_deleted(&mut self, artifact: i64, deleted: bool) -> Result<()> {
-        let state = if deleted { DELETED } else { LIVE };
-        self.db.execute("UPDATE artifacts SET state = ?2 WHERE id = ?1", params![artifact, state])?;
+    /// A blob of it is gone.
+    pub fn mark_deleted(&mut self, artifact: i64) -> Result<()> {
+        let sql = "UPDATE artifacts SET state = ?2 WHERE id = ?1";
+        self.db.execute(sql, params![artifact, DELETED]).context("record that an artifact is not whole")?;
         Ok(())
     }
 

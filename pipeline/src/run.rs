@@ -269,7 +269,7 @@ impl Driver<'_> {
                 lost => lost,
             };
             if let Some(what) = lost {
-                self.workspace.lineage.is_deleted(row.id, true)?;
+                self.workspace.lineage.mark_deleted(row.id)?;
                 return Ok(Some(format!("{name}: {what}")));
             }
         }

@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "elastic-pipeline",
-        &["elastic-spec", "elastic-transform", "elastic-bundle", "elastic-export", "elastic-objects"],
+        &["elastic-spec", "elastic-objects"],
         "orders stages and keeps their artifacts; each stage's work is a process of the product",
     ),
     (

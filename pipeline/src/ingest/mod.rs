@@ -34,7 +34,7 @@ pub enum IngestError {
 /// Reads the source and writes `train.csv` or `train.txt`, `evaluation.…`, a file for each slice, and `labels.txt` into
 /// `out`, which is there and empty.
 pub fn ingest(spec: &Ingest, out: &Path) -> Result<Made, IngestError> {
-    let (path, _) = (spec.source.files()[0].1, ());
+    let path = spec.source.files()[0].1;
     let malformed = |path: &str| {
         let path = PathBuf::from(path);
         move |problem| IngestError::Malformed { path, problem }
