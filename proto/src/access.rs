@@ -137,7 +137,8 @@ impl Credentials {
         }
     }
 
-    pub(crate) fn bearer(&self) -> Result<Bearer, Refusal> {
+    /// The token as it is now.
+    pub fn now(&self) -> Result<Option<String>, Refusal> {
         let token = match &self.token_file {
             None => self.token.clone(),
             Some(path) => {
@@ -145,7 +146,11 @@ impl Credentials {
                 Some(std::fs::read_to_string(path).map_err(read)?.trim().to_string())
             }
         };
-        let header = token.filter(|t| !t.is_empty()).map(|t| format!("Bearer {t}").parse()).transpose();
+        Ok(token.filter(|t| !t.is_empty()))
+    }
+
+    pub(crate) fn bearer(&self) -> Result<Bearer, Refusal> {
+        let header = self.now()?.map(|t| format!("Bearer {t}").parse()).transpose();
         let bad = |_| Refusal::Invalid("the token has characters that cannot travel in a header".into());
         Ok(Bearer { header: header.map_err(bad)? })
     }

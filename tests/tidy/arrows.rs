@@ -49,13 +49,18 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "orders stages and keeps their artifacts; each stage's work is a process of the product",
     ),
     (
+        "elastic-web",
+        &["elastic-spec", "elastic-proto"],
+        "a listener for pages and metrics, for coordinator and agent alike; what there is to see they say",
+    ),
+    (
         "elastic-coordinator",
-        &["elastic-spec", "elastic-control", "elastic-proto"],
+        &["elastic-spec", "elastic-control", "elastic-proto", "elastic-web"],
         "decides, never sits on the step path: it cannot even name a tensor",
     ),
     (
         "elastic-agent",
-        &["elastic-spec", "elastic-proto"],
+        &["elastic-spec", "elastic-proto", "elastic-web"],
         "never loads a device library: it must outlive any fault of the engine",
     ),
     (
@@ -116,7 +121,7 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "axum",
-        &["elastic-serve", "elastic-coordinator"],
+        &["elastic-serve", "elastic-coordinator", "elastic-web"],
         "pages and answers over HTTP come from the server and the coordinator",
     ),
     ("object_store", &["elastic-objects"], "one place knows what a bucket is"),
@@ -124,7 +129,7 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
     ("parquet", &["elastic-pipeline"], "files of others are read by ingest"),
     (
         "tokio-rustls",
-        &["elastic-collectives", "elastic-proto", "elastic-coordinator", "elastic-serve"],
+        &["elastic-collectives", "elastic-proto", "elastic-coordinator", "elastic-serve", "elastic-web"],
         "TLS is spoken where something listens",
     ),
     ("libloading", &["elastic-cuda"], "a device's libraries are loaded by the engine of that device alone"),
