@@ -241,7 +241,10 @@ pub struct Jobs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  elastic status digits-3f2a\n  elastic status digits-3f2a --json | jq .step")]
+#[command(after_help = "\
+Examples:
+  elastic status digits-3f2a
+  elastic status digits-3f2a --json | jq .step")]
 pub struct Status {
     /// The job's id, as `elastic jobs` shows it
     pub job: String,
@@ -358,6 +361,7 @@ Examples:
   elastic coordinator
   elastic coordinator --listen 10.0.0.1:7070 --tls-dir certs/coordinator --token-file certs/token
   elastic coordinator --listen 10.0.0.1:7070 --insecure --store etcd://10.0.0.5:2379,10.0.0.6:2379
+  elastic coordinator --http 10.0.0.1:7071 --insecure    the page for others, too
 
 Kill it and start it again on the same store: no job and no step is lost, and
 workers train on meanwhile.")]
@@ -368,6 +372,9 @@ pub struct Coordinator {
     /// Address by which others reach it [default: as --listen]
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// Address of the page, its JSON and /metrics, or off [default: 127.0.0.1:7071 where that is free]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// Where records are kept: memory, redb:PATH, or etcd://HOST:PORT[,HOST:PORT…] [default: redb in --data-dir]
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
@@ -439,6 +446,9 @@ pub struct Agent {
     /// Drain when the cloud takes this machine back: aws, gcp, azure, or the URL where it says so
     #[arg(long, value_name = "URL")]
     pub preemption_url: Option<String>,
+    /// Address to serve /metrics on, over HTTP [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
     #[command(flatten)]
     pub reach: Reach,
     #[command(flatten)]
@@ -460,6 +470,9 @@ pub struct Dev {
     /// Address of the coordinator; port 0: any free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     pub listen: String,
+    /// Address of the page, or off [default: 127.0.0.1:7071 where that is free]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// Records, inputs and logs of this cluster
     #[arg(long, value_name = "DIR", default_value = "elastic-dev", value_hint = ValueHint::DirPath)]
     pub data_dir: PathBuf,

@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 
 pub struct Plan {
     pub listen: String,
+    /// For the page.
+    pub http: Option<TcpListener>,
     /// Records, and a directory for each node.
     pub dir: PathBuf,
     pub runs: PathBuf,
@@ -61,7 +63,8 @@ impl Inside {
         config.control.allow_commands = true;
         let (stop_coordinator, stopped) = watch::channel(false);
         let mut coordinator = JoinSet::new();
-        coordinator.spawn(elastic_coordinator::serve(listener, store, config, on(stopped)));
+        let listeners = elastic_coordinator::Listeners { grpc: listener, http: plan.http };
+        coordinator.spawn(elastic_coordinator::serve(listeners, store, config, on(stopped)));
         // Agents that come too early would wait a little longer each time they are turned away.
         let cluster = Cluster { urls: vec![url.clone()], credentials: credentials.clone() };
         tokio::select! {

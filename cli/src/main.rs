@@ -14,6 +14,7 @@ mod job_file;
 mod json;
 mod logging;
 mod models;
+mod page;
 mod progress;
 mod reach;
 mod result;

@@ -267,6 +267,7 @@ async fn in_place(args: &Run, spec: &JobSpec, place: &Place) -> Result<Exit> {
     let mut stops = Stops::new()?;
     let plan = Plan {
         listen: "127.0.0.1:0".into(),
+        http: None,
         dir: place.path().to_path_buf(),
         runs: args.runs.clone(),
         nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: 1 }],

@@ -3,7 +3,7 @@
 use crate::exit::Exit;
 use anyhow::{Context, Result};
 use elastic_spec::api::JobStatus;
-use elastic_spec::layout::Tail;
+pub use elastic_spec::json::{accuracy, mean_loss};
 use std::io::Write;
 
 /// Prints to stdout. A reader that has seen enough (`… | head`) ends the program quietly.
@@ -29,14 +29,6 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = line(&mut heads.iter().copied());
     rows.iter().for_each(|row| text += &line(&mut row.iter().map(String::as_str)));
     text
-}
-
-pub fn mean_loss(tail: Tail) -> Option<f64> {
-    (tail.count > 0).then(|| tail.loss / tail.count as f64)
-}
-
-pub fn accuracy(tail: Tail) -> Option<f64> {
-    (tail.count > 0).then(|| tail.correct as f64 / tail.count as f64)
 }
 
 /// Four digits that count, whatever the size.

@@ -6,9 +6,11 @@ use crate::Config;
 use crate::ask::{Answer, Ask, Change};
 use crate::clock::{Clock, unix_ms};
 use crate::links::Links;
+use crate::meters::Meters;
 use crate::store::{Candidate, Leadership, Store};
 use crate::sweep::Sweep;
 use crate::unsaid::{Landed, Unsaid};
+use crate::web::Diary;
 use elastic_control::{Effects, Event, Level, Machine, Note, Record, Reply, RequestId};
 use elastic_proto::{Refusal, Ring};
 use elastic_spec::facts::NodeWant;
@@ -25,6 +27,8 @@ pub(crate) struct Driver {
     pub inbox: mpsc::Receiver<Ask>,
     pub role: watch::Sender<Role>,
     pub stopped: watch::Receiver<bool>,
+    pub meters: Arc<Meters>,
+    pub diary: Arc<Diary>,
 }
 
 /// What this coordinator is at present.
@@ -159,6 +163,8 @@ struct Reign {
     waiting: BTreeMap<RequestId, Answer<Result<(), Refusal>>>,
     sweep: Sweep,
     ring: Ring,
+    meters: Arc<Meters>,
+    diary: Arc<Diary>,
 }
 
 impl Reign {
@@ -174,12 +180,14 @@ impl Reign {
             clock,
             term,
             links: Links::default(),
-            unsaid: Unsaid::new(driver.store.clone(), term),
+            unsaid: Unsaid::new(driver.store.clone(), term, driver.meters.clone()),
             owes_acknowledgements: false,
             requests: 0,
             waiting: BTreeMap::new(),
             sweep: Sweep::new(driver.store.clone()),
             ring: driver.config.access.ring.clone(),
+            meters: driver.meters.clone(),
+            diary: driver.diary.clone(),
         }
     }
 
@@ -222,12 +230,14 @@ impl Reign {
 
     async fn step(&mut self, event: Event) -> Result<(), End> {
         let is_about_tokens = matches!(event, Event::KeepToken { .. } | Event::RevokeToken { .. });
+        let begun = std::time::Instant::now();
         let Effects { persist, then_send, then_reply, notes, stand_down } = self.machine.step(self.clock.now(), event);
+        self.meters.decisions.observe(begun.elapsed());
         if is_about_tokens {
             // Before the record stands: a new token is told to nobody until then, a revoked one is of no more use.
             self.ring.replace(self.machine.tokens());
         }
-        notes.iter().for_each(|note| log(self.term, note));
+        notes.iter().for_each(|note| self.tell(note));
         if let Some(seen) = stand_down {
             return Err(End::Deposed { above: seen });
         }
@@ -246,6 +256,12 @@ impl Reign {
         }
         self.reply(replies);
         Ok(())
+    }
+
+    fn tell(&self, note: &Note) {
+        log(self.term, note);
+        self.meters.notes.add([note.kind(), ""], 1);
+        self.diary.write(note, unix_ms());
     }
 
     fn land(&mut self, landed: Landed) -> Result<(), End> {

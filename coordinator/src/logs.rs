@@ -10,7 +10,7 @@ use elastic_proto::server::{Api, Flow};
 use elastic_proto::{Credentials, Refusal};
 use elastic_spec::api::{JobStatus, LogFile, LogPiece, LogRead, LogsQuery};
 use elastic_spec::{JobId, NodeId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,7 +22,20 @@ type Out = mpsc::Sender<Result<LogPiece, Refusal>>;
 /// The caller hung up, so nothing more has to be read.
 struct HungUp;
 
-pub(crate) async fn gather(service: Service, query: LogsQuery, job: JobStatus) -> Result<Flow<LogPiece>, Refusal> {
+/// Where reading begins in what is there when it begins.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Start {
+    Beginning,
+    /// So many bytes before the end of each worker's newest log; older ones are left out.
+    Last(u64),
+}
+
+pub(crate) async fn gather(
+    service: Service,
+    query: LogsQuery,
+    job: JobStatus,
+    start: Start,
+) -> Result<Flow<LogPiece>, Refusal> {
     let (out, flow) = mpsc::channel(PIECES_MAX);
     // Ends with its caller, or with the coordinator.
     tokio::spawn(async move {
@@ -30,7 +43,7 @@ pub(crate) async fn gather(service: Service, query: LogsQuery, job: JobStatus) -
         let work = async {
             match query.follow {
                 false => read_once(&service, &query, &job, &out).await,
-                true => follow(&service, &query, &out).await,
+                true => follow(&service, &query, start, &out).await,
             }
         };
         tokio::select! {
@@ -60,13 +73,16 @@ async fn read_once(service: &Service, query: &LogsQuery, job: &JobStatus, out: &
     // In the order of views, then ranks; what was written before the first view stands first.
     found.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
     for (file, node, logs) in found {
-        read(&logs, &query.job, &node, &file, Mode::AsItIs, out).await?;
+        let part = Part { file, offset: 0, mode: Mode::AsItIs };
+        read(&logs, &query.job, &node, part, out).await?;
     }
     Ok(())
 }
 
-async fn follow(service: &Service, query: &LogsQuery, out: &Out) -> Result<(), HungUp> {
+async fn follow(service: &Service, query: &LogsQuery, start: Start, out: &Out) -> Result<(), HungUp> {
     let mut begun = BTreeSet::new();
+    // Nodes whose logs were listed: what appears on them later is read from its beginning.
+    let mut listed = BTreeSet::new();
     let mut told = BTreeSet::new();
     let mut readers = JoinSet::new();
     loop {
@@ -82,11 +98,18 @@ async fn follow(service: &Service, query: &LogsQuery, out: &Out) -> Result<(), H
                     continue;
                 }
             };
+            let newest = newest_of_slots(&files);
+            let start = if listed.insert(node.clone()) { start } else { Start::Beginning };
             for file in files {
                 if begun.insert((node.clone(), file.name.clone())) {
+                    let offset = match start {
+                        Start::Beginning => 0,
+                        Start::Last(_) if !newest.contains(&file.name) => continue,
+                        Start::Last(bytes) => file.bytes.saturating_sub(bytes),
+                    };
                     let (logs, job, node, out) = (logs.clone(), query.job.clone(), node.clone(), out.clone());
                     let mode = if over { Mode::AsItIs } else { Mode::AsItGrows };
-                    readers.spawn(async move { read(&logs, &job, &node, &file, mode, &out).await });
+                    readers.spawn(async move { read(&logs, &job, &node, Part { file, offset, mode }, &out).await });
                 }
             }
         }
@@ -122,16 +145,23 @@ enum Mode {
     AsItGrows,
 }
 
-async fn read(
-    logs: &NodeLogs,
-    job: &JobId,
-    node: &NodeId,
-    file: &LogFile,
+/// What is read of a log.
+struct Part {
+    file: LogFile,
+    offset: u64,
     mode: Mode,
-    out: &Out,
-) -> Result<(), HungUp> {
+}
+
+/// The newest log of each slot: they are listed in the order of printing.
+fn newest_of_slots(files: &[LogFile]) -> BTreeSet<String> {
+    let by_slot: BTreeMap<u16, &LogFile> = files.iter().map(|file| (file.slot, file)).collect();
+    by_slot.into_values().map(|file| file.name.clone()).collect()
+}
+
+async fn read(logs: &NodeLogs, job: &JobId, node: &NodeId, part: Part, out: &Out) -> Result<(), HungUp> {
+    let Part { file, offset, mode } = part;
     let follow = mode == Mode::AsItGrows && !file.sealed;
-    let wanted = LogRead { job: job.clone(), name: file.name.clone(), offset: 0, follow };
+    let wanted = LogRead { job: job.clone(), name: file.name.clone(), offset, follow };
     let mut pieces = match logs.read(wanted).await {
         Ok(pieces) => pieces,
         Err(e) => return missing(out, node, &format!("{}: {e}", file.name)).await,

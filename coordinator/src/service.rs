@@ -4,6 +4,7 @@ use crate::ask::{Answer, Ask, Change};
 use crate::clock::unix_ms;
 use crate::driver::Role;
 use crate::links::{self, LinkId, LogPlace};
+use crate::logs::Start;
 use crate::store::{Store, StoreError};
 use crate::{Config, draw, logs};
 use bytes::Bytes;
@@ -177,7 +178,7 @@ impl Api for Service {
 
     async fn logs(&self, query: LogsQuery) -> Result<Flow<LogPiece>, Refusal> {
         let job = self.status(query.job.clone()).await?;
-        logs::gather(self.clone(), query, job).await
+        logs::gather(self.clone(), query, job, Start::Beginning).await
     }
 
     async fn make_token(&self, make: MakeToken) -> Result<String, Refusal> {

@@ -4,12 +4,14 @@
 //! the records. Views and slots do not wait. They promise nothing: a leader that comes after without
 //! these records rebuilds them from what agents report, so training goes on while the store is away.
 
+use crate::meters::Meters;
 use crate::store::{Store, StoreError};
 use elastic_control::{Record, Reply, RequestId};
 use elastic_spec::Term;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -23,6 +25,7 @@ pub(crate) struct Unsaid {
     later: Batch,
     /// Why records wait.
     late: Option<String>,
+    meters: Arc<Meters>,
 }
 
 #[derive(Default)]
@@ -49,8 +52,8 @@ pub(crate) enum Landed {
 }
 
 impl Unsaid {
-    pub fn new(store: Arc<dyn Store>, term: Term) -> Unsaid {
-        Unsaid { store, term, sent: Batch::default(), flight: None, later: Batch::default(), late: None }
+    pub fn new(store: Arc<dyn Store>, term: Term, meters: Arc<Meters>) -> Unsaid {
+        Unsaid { store, term, sent: Batch::default(), flight: None, later: Batch::default(), late: None, meters }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -75,11 +78,24 @@ impl Unsaid {
         let records: Vec<Record> =
             self.sent.records.iter().map(|(key, value)| Record { key: key.clone(), value: value.clone() }).collect();
         let is_again = self.late.is_some();
+        let meters = self.meters.clone();
         self.flight = Some(tokio::spawn(async move {
             if is_again {
                 tokio::time::sleep(RETRY_PERIOD).await;
             }
-            store.commit(term, &records).await
+            let begun = Instant::now();
+            let landed = store.commit(term, &records).await;
+            meters.store_writes.observe(begun.elapsed());
+            let outcome = match &landed {
+                Ok(()) => "ok",
+                Err(StoreError::Fenced(_)) => "fenced",
+                Err(StoreError::Away(_)) => "away",
+            };
+            meters.store_commits.add([outcome, ""], 1);
+            if landed.is_ok() {
+                meters.store_records.fetch_add(records.len() as u64, Ordering::Relaxed);
+            }
+            landed
         }));
     }
 

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod frame;
 pub mod ids;
 pub mod job;
+pub mod json;
 pub mod layout;
 pub mod limits;
 pub mod pipeline;

@@ -177,6 +177,8 @@ pub struct Cluster {
     pub runs: PathBuf,
     pub store: String,
     pub port: u16,
+    /// The coordinator's page.
+    pub http: u16,
     pub coordinator: Option<Guarded>,
     pub agents: BTreeMap<String, Agent>,
     _home: tempfile::TempDir,
@@ -200,8 +202,16 @@ impl Cluster {
         let dir = home.path().to_path_buf();
         let runs = runs.to_path_buf();
         let store = store.unwrap_or(format!("redb:{}/records.redb", dir.display()));
-        let mut cluster =
-            Cluster { dir, runs, store, port: free_port(), coordinator: None, agents: BTreeMap::new(), _home: home };
+        let mut cluster = Cluster {
+            dir,
+            runs,
+            store,
+            port: free_port(),
+            http: free_port(),
+            coordinator: None,
+            agents: BTreeMap::new(),
+            _home: home,
+        };
         cluster.start_coordinator();
         (0..agents).for_each(|i| cluster.start_agent(&format!("n{i}"), &[]));
         cluster
@@ -220,6 +230,8 @@ impl Cluster {
             &format!("127.0.0.1:{}", self.port),
             "--store",
             &self.store,
+            "--http",
+            &format!("127.0.0.1:{}", self.http),
         ]);
         command.arg("--data-dir").arg(self.dir.join("data")).arg("--runs").arg(&self.runs);
         self.coordinator = Some(Guarded(command.spawn().expect("the coordinator starts")));

@@ -47,6 +47,7 @@ pub async fn run(args: args::Agent) -> Outcome {
         allow_programs: args.allow_programs,
         drain_within: Duration::from_secs(args.drain_within),
         notices: args.preemption_url.as_deref().map(Notices::parse).transpose().map_err(preemption)?,
+        http: args.http,
         ..AgentConfig::local(state_dir(args.state_dir)?, first, worker_command()?)
     };
     elastic_agent::run(config, signals::interrupted()).await?;

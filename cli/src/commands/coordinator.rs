@@ -3,7 +3,7 @@
 use crate::args;
 use crate::exit::{Exit, Outcome, mistake};
 use crate::reach::{read_text, token};
-use crate::{logging, signals};
+use crate::{logging, page, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_coordinator::store::{Embedded, Etcd, EtcdTls, Memory, Store};
 use elastic_proto::{Access, Credentials, OwnCertificate};
@@ -24,6 +24,8 @@ pub async fn run(args: args::Coordinator) -> Outcome {
     let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let bound = listener.local_addr().context("the listener's address")?;
     access.check(bound).map_err(mistake)?;
+    let http = page::listen(args.http.as_deref(), &access).await?;
+    let shown = http.as_ref().and_then(|http| page::url(http, &access));
     let store = open(args.store.as_deref(), &args.data_dir, args.etcd_tls_dir.as_deref()).await?;
     let mut config = elastic_coordinator::Config {
         advertise: args.advertise.unwrap_or_else(|| bound.to_string()),
@@ -33,8 +35,9 @@ pub async fn run(args: args::Coordinator) -> Outcome {
         control: Default::default(),
     };
     config.control.allow_commands = args.allow_commands;
-    tracing::info!(listen = %bound, advertise = config.advertise, "coordinator starts");
-    elastic_coordinator::serve(listener, store, config, signals::interrupted()).await.context("coordinator")?;
+    tracing::info!(listen = %bound, advertise = config.advertise, page = shown, "coordinator starts");
+    let listeners = elastic_coordinator::Listeners { grpc: listener, http };
+    elastic_coordinator::serve(listeners, store, config, signals::interrupted()).await.context("coordinator")?;
     Ok(Exit::Ok)
 }
 

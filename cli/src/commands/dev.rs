@@ -3,14 +3,18 @@
 use crate::args;
 use crate::cluster::{Inside, NodePlan, Plan};
 use crate::exit::{Exit, Outcome};
-use crate::{logging, show, signals};
+use crate::{logging, page, show, signals};
 use elastic_agent::LogsIn;
+use elastic_proto::Access;
 
 pub async fn run(args: args::Dev) -> Outcome {
     logging::to_stderr("warn");
     let nodes = (1..=args.nodes).map(|i| NodePlan { name: format!("node-{i}"), slots: args.slots }).collect();
+    let http = page::listen(args.http.as_deref(), &Access::default()).await?;
+    let shown = http.as_ref().and_then(|http| page::url(http, &Access::default()));
     let plan = Plan {
         listen: args.listen.clone(),
+        http,
         dir: args.data_dir.clone(),
         runs: args.runs.clone(),
         nodes,
@@ -24,8 +28,9 @@ pub async fn run(args: args::Dev) -> Outcome {
          export ELASTIC_COORDINATOR={url}\n  \
          elastic submit examples/digits/job.toml\n  \
          elastic nodes\n  \
-         elastic drain node-1\n",
-        show::plural(args.nodes.into(), "node")
+         elastic drain node-1\n{}",
+        show::plural(args.nodes.into(), "node"),
+        shown.map(|url| format!("\nor look at {url}\n")).unwrap_or_default(),
     ))?;
     tokio::select! {
         () = signals::interrupted() => {}

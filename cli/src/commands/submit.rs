@@ -152,6 +152,7 @@ async fn in_place(
 ) -> Result<Exit> {
     let plan = Plan {
         listen: "127.0.0.1:0".into(),
+        http: None,
         dir: place.path().to_path_buf(),
         runs: args.runs.clone(),
         nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: slots(args, &file.spec) }],

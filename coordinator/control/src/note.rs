@@ -275,6 +275,41 @@ impl Note {
         }
     }
 
+    /// One word for what happened: of a list that the program knows, so that it can be counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Note::NodeJoined { .. } => "node_joined",
+            Note::AgentRestarted { .. } => "agent_restarted",
+            Note::NodeSilent { .. } => "node_silent",
+            Note::NodeBack { .. } => "node_back",
+            Note::NodeForgotten { .. } => "node_forgotten",
+            Note::NodeTurnedAway { .. } => "node_turned_away",
+            Note::NodeDrains { .. } => "node_drains",
+            Note::Submitted { .. } => "submitted",
+            Note::Scaled { .. } => "scaled",
+            Note::Placed { .. } => "placed",
+            Note::SlotAdopted { .. } => "slot_adopted",
+            Note::Leaves { .. } => "leaves",
+            Note::Freed { .. } => "freed",
+            Note::Started { .. } => "started",
+            Note::KeptOut { .. } => "kept_out",
+            Note::View(_) => "view",
+            Note::ViewAdopted { .. } => "view_adopted",
+            Note::Evicted { .. } => "evicted",
+            Note::Returned { .. } => "returned",
+            Note::Fault { .. } => "fault",
+            Note::Restart { .. } => "restart",
+            Note::Refreshed { .. } => "refreshed",
+            Note::GoesOnWithout { .. } => "goes_on_without",
+            Note::State { .. } => "state",
+            Note::RunDirDiffers { .. } => "run_dir_differs",
+            Note::Gap { .. } => "gap",
+            Note::StandDown { .. } => "stand_down",
+            Note::TokenMade { .. } => "token_made",
+            Note::TokenRevoked { .. } => "token_revoked",
+        }
+    }
+
     pub fn job(&self) -> Option<&JobId> {
         match self {
             Note::Submitted { job, .. }

@@ -3,7 +3,7 @@
 //!
 //! It decides nothing about jobs and never touches a device. `converge` turns wanted against running into
 //! actions (pure); `node` is the loop around it; `process` starts and clears away, `desk` talks to
-//! workers, `link` to the coordinator, `inputs` brings what workers need, `logs` keeps what they print.
+//! workers, `link` to the coordinator, `inputs` brings what workers need, `logs` keeps what they print, `metrics` tells of it.
 //! If the agent dies, its workers see the end of their connection to it and end, too.
 
 mod backoff;
@@ -15,6 +15,7 @@ mod launch;
 mod link;
 mod log_service;
 pub mod logs;
+mod metrics;
 mod node;
 mod notice;
 mod process;
@@ -64,6 +65,8 @@ pub struct AgentConfig {
     pub drain_within: Duration,
     /// Where the cloud says that it will take this machine back.
     pub notices: Option<Notices>,
+    /// host:port for metrics over HTTP.
+    pub http: Option<String>,
 }
 
 /// Where logs are kept.
@@ -95,6 +98,7 @@ impl AgentConfig {
             log_bounds: logs::Bounds::default(),
             drain_within: Duration::from_secs(60),
             notices: None,
+            http: None,
         }
     }
 }
@@ -102,6 +106,7 @@ impl AgentConfig {
 /// Runs this node's agent until `shutdown`, or until the cloud takes the machine back; then drains: reports that it leaves, and ends when its
 /// workers have handed over, or after the bound.
 pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let shown_to = Access { token: config.credentials.now()?, ..config.access.clone() };
     config.access.token = Some(format!("{:016x}{:016x}", random()?, random()?));
     config.access.ring = Ring::default();
     config.access.ring.replace(Vec::new());
@@ -139,11 +144,23 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         }
     });
 
+    let http = match &config.http {
+        Some(at) => {
+            let http = TcpListener::bind(at).await.with_context(|| format!("listen on {at} for HTTP"))?;
+            shown_to.check(http.local_addr().context("the address of HTTP")?).context("--http")?;
+            Some(http)
+        }
+        None => None,
+    };
+
     let (said, from_workers) = mpsc::channel(QUEUE);
     let desk = desk::Desk::open(&config.state_dir, said)?;
     let (urls, credentials) = (config.coordinators.clone(), config.credentials.clone());
-    let node = node::Node::new(config, identity, desk, shelf, log_address);
+    let meters = Arc::<metrics::Meters>::default();
+    let node = node::Node::new(config, identity, desk, shelf.clone(), log_address, meters.clone());
     let (report, reports) = watch::channel(node.report());
+    let seen = metrics::Seen { meters, shelf, reports: reports.clone() };
+    let shown = http.map(|http| tokio::spawn(show(http, seen, shown_to)));
     let (above, from_above) = mpsc::channel(QUEUE);
     let link = tokio::spawn(link::keep(urls, credentials, reports, above));
 
@@ -154,6 +171,9 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     if tokio::time::timeout(LAST_REPORT_WITHIN, link).await.is_err() {
         link_stop.abort();
     }
+    if let Some(shown) = shown {
+        shown.abort();
+    }
     drop(stop_logs);
     let logs_stop = logs.abort_handle();
     if tokio::time::timeout(LAST_REPORT_WITHIN, logs).await.is_err() {
@@ -161,6 +181,13 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     }
     tracing::info!("agent ends");
     Ok(())
+}
+
+/// Serves metrics until it is aborted.
+async fn show(http: TcpListener, seen: metrics::Seen, access: Access) {
+    if let Err(error) = elastic_web::serve(http, seen.routes(), &access, std::future::pending()).await {
+        tracing::warn!(%error, "metrics are not served");
+    }
 }
 
 /// Messages of workers, or of the coordinator, that wait for the node's loop.

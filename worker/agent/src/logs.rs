@@ -65,6 +65,8 @@ pub struct Shelf(Arc<Mutex<Shelved>>);
 struct Shelved {
     open: BTreeSet<PathBuf>,
     dirs: BTreeMap<JobId, PathBuf>,
+    bytes_kept: u64,
+    lines_dropped: u64,
 }
 
 impl Shelf {
@@ -78,6 +80,12 @@ impl Shelf {
 
     pub fn put(&self, job: &JobId, dir: PathBuf) {
         self.locked().dirs.insert(job.clone(), dir);
+    }
+
+    /// Bytes that were kept, and lines that could not be, since the agent began.
+    pub fn counted(&self) -> (u64, u64) {
+        let shelved = self.locked();
+        (shelved.bytes_kept, shelved.lines_dropped)
     }
 
     pub fn dir(&self, job: &JobId) -> Option<PathBuf> {
@@ -110,13 +118,15 @@ pub fn keep(output: impl Read, series: Series, standing: watch::Receiver<Standin
         }
         if let Some(refused) = refused.as_mut().filter(|refused| refused.since.elapsed() < AGAIN_AFTER) {
             refused.lines += 1;
+            series.shelf.locked().lines_dropped += 1;
             continue;
         }
         let lost = refused.take().map_or(0, |refused| refused.lines);
         let now = said.unwrap_or_else(|| *standing.borrow());
         match put(&line, lost, &mut current, &series, now) {
-            Ok(()) => {}
+            Ok(()) => series.shelf.locked().bytes_kept += line.len() as u64,
             Err(error) => {
+                series.shelf.locked().lines_dropped += 1;
                 if lost == 0 {
                     warn!(%error, dir = %series.dir.display(), "a worker's lines are dropped until they can be kept");
                 }

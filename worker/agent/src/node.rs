@@ -8,6 +8,7 @@ use crate::desk::{Desk, Said, What};
 use crate::identity::Identity;
 use crate::inputs::{self, Inputs};
 use crate::logs::{Series, Shelf, Standing};
+use crate::metrics::{Meters, how};
 use crate::process::{self, Group};
 use crate::{AgentConfig, launch, random};
 use anyhow::Result;
@@ -16,6 +17,8 @@ use elastic_spec::limits::{BEAT_MS, GRACE_MS};
 use elastic_spec::view::WorkerOrder;
 use elastic_spec::{Epoch, JobId, WorkerId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -62,6 +65,7 @@ pub struct Node {
     fetches: JoinSet<(JobId, Result<inputs::Files, String>)>,
     ends: JoinSet<(WorkerId, End)>,
     log_address: String,
+    meters: Arc<Meters>,
     /// Something happened that the coordinator should not learn only at the next beat.
     urgent: bool,
 }
@@ -84,7 +88,14 @@ struct Worker {
 }
 
 impl Node {
-    pub fn new(config: AgentConfig, identity: Identity, desk: Desk, shelf: Shelf, log_address: String) -> Node {
+    pub fn new(
+        config: AgentConfig,
+        identity: Identity,
+        desk: Desk,
+        shelf: Shelf,
+        log_address: String,
+        meters: Arc<Meters>,
+    ) -> Node {
         let now = Instant::now();
         Node {
             config,
@@ -102,6 +113,7 @@ impl Node {
             fetches: JoinSet::new(),
             ends: JoinSet::new(),
             log_address,
+            meters,
             urgent: false,
         }
     }
@@ -154,6 +166,7 @@ impl Node {
             FromAbove::Detached => self.detached_since = Some(Instant::now()),
             FromAbove::Want(want) => self.take_want(*want),
         }
+        self.meters.attached.store(self.detached_since.is_none(), Ordering::Relaxed);
         self.urgent = true;
     }
 
@@ -206,6 +219,7 @@ impl Node {
             self.desk.close(*id);
             let why = worker.status.as_ref().and_then(|status| status.error.as_deref());
             info!(worker = %id, job = %worker.place.0, slot = worker.place.1, ?end, why, "worker ended");
+            self.meters.ends.add([how(&end), ""], 1);
             worker.life = Life::Ended;
             worker.end = Some(end);
             worker.group = None;
@@ -295,10 +309,13 @@ impl Node {
                 let (job, slot) = &worker.place;
                 info!(worker = %id, %job, slot, attempt, pid = group.pid(), "worker started");
                 worker.group = Some(group);
+                self.meters.started.fetch_add(1, Ordering::Relaxed);
+                self.meters.restarts.fetch_add(u64::from(attempt > 0), Ordering::Relaxed);
             }
             Err(error) => {
                 let why = format!("{error:#}");
                 warn!(job = %worker.place.0, slot = worker.place.1, attempt, error = why, "worker not started");
+                self.meters.ends.add(["unstartable", ""], 1);
                 worker.life = Life::Ended;
                 worker.end = Some(End::Unstartable(why));
             }
