@@ -244,10 +244,18 @@ pub struct Jobs {
 #[command(after_help = "\
 Examples:
   elastic status digits-3f2a
-  elastic status digits-3f2a --json | jq .step")]
+  elastic status digits-3f2a --json | jq .step
+  elastic status digits-3f2a --watch               until the job is over
+  elastic status digits-3f2a --watch --json        an object a line, each time something changes
+
+With --watch it ends with the job's exit code: 0 succeeded, 1 failed, 4 cancelled;
+3 where the coordinator is not reached at first, 130 on Ctrl-C.")]
 pub struct Status {
     /// The job's id, as `elastic jobs` shows it
     pub job: String,
+    /// Go on until the job is over: redrawn in place on a terminal, else a line for each change
+    #[arg(short, long)]
+    pub watch: bool,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

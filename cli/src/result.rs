@@ -55,14 +55,19 @@ pub struct Ending<'a> {
     pub first_step_ms: Option<u64>,
 }
 
+/// How a program ends that waited for the job.
+pub fn exit_of(status: &JobStatus) -> Exit {
+    match status.state {
+        JobState::Succeeded => Exit::Ok,
+        JobState::Cancelled => Exit::Cancelled,
+        JobState::Failed => crate::run::exit_of(status),
+        _ => Exit::Failed,
+    }
+}
+
 impl Ending<'_> {
     pub fn exit(&self) -> Exit {
-        match self.status.state {
-            JobState::Succeeded => Exit::Ok,
-            JobState::Cancelled => Exit::Cancelled,
-            JobState::Failed => crate::run::exit_of(self.status),
-            _ => Exit::Failed,
-        }
+        exit_of(self.status)
     }
 
     pub fn line(&self) -> Line<'_> {

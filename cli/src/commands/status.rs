@@ -1,5 +1,7 @@
 //! `elastic status JOB`: all that is known of one job.
 
+mod watch;
+
 use crate::args;
 use crate::exit::{Exit, Outcome, mistake};
 use crate::{json, reach, show};
@@ -9,6 +11,9 @@ use elastic_spec::api::{JobStatus, MemberStatus};
 
 pub async fn run(args: args::Status) -> Outcome {
     let job = JobId::parse(&args.job).map_err(mistake)?;
+    if args.watch {
+        return watch::run(&args, job).await;
+    }
     let status = reach::connect(&args.reach).await?.status(&job).await.context("ask for the job")?;
     match args.json {
         true => show::out(&format!("{}\n", json::job(&status)))?,
