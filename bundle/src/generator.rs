@@ -5,11 +5,12 @@
 //! those of [`Predictor::sequence_logits`](crate::Predictor::sequence_logits), bit for bit, whoever else is in the step.
 
 use crate::Model;
-use crate::description::Shape;
+use crate::description::{Description, Shape};
 use crate::predictor::{fits_table, state_of};
 use elastic_models::build_decode;
-use elastic_tensor::{Asked, DecodeMemory, DecodeSize, Decoding, Piece};
+use elastic_tensor::{Asked, DecodeMemory, DecodeSize, Decoding, Piece, StateLayout};
 use std::ops::Range;
+use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GeneratorSize {
@@ -83,14 +84,22 @@ pub enum AddError {
 impl Generator {
     /// The error names what does not fit: a model that reads no text, a tensor, or the memory and its cure.
     pub fn new(model: &Model, size: GeneratorSize) -> Result<Generator, String> {
-        let description = &model.description;
+        fits_table(model)?;
+        Generator::start(&model.description, size, |layout| state_of(model, layout).map(Arc::new))
+    }
+
+    /// `state` gives the weights in the layout's order, once it is known that they fit into memory.
+    pub(crate) fn start(
+        description: &Description,
+        size: GeneratorSize,
+        state: impl FnOnce(&StateLayout) -> Result<Arc<Vec<f32>>, String>,
+    ) -> Result<Generator, String> {
         let Shape::Tokens { vocab, context } = description.data else {
             return Err(format!(
                 "the model {:?} reads features, not text: it has nothing to go on with",
                 description.name
             ));
         };
-        fits_table(model)?;
         let decode = build_decode(description.dtype, &description.model, &description.data.into())?;
         let (sequences, prompt_tokens) = (size.sequences.max(1), size.prompt_tokens.clamp(1, context));
         let rows = sequences + prompt_tokens;
@@ -104,7 +113,7 @@ impl Generator {
         if memory.total() > size.memory_max {
             return Err(too_large(size.memory_max, sequences, context, memory));
         }
-        let state = state_of(model, decode.layout())?;
+        let state = state(decode.layout())?;
         let session = decode.start(&state, of(sequences));
         let seats = (0..sequences).map(|_| None).collect();
         Ok(Generator { session, memory, context, vocab, prompt_tokens, seats, added: 0, logits: Vec::new() })

@@ -21,7 +21,7 @@ mod utterance;
 mod weights;
 mod write;
 
-pub use completion::{Asking, Completion, Finish, Said};
+pub use completion::{Asking, Completion, Finish, Penalties, Said};
 pub use description::{BadDescription, Description, Shape};
 pub use elastic_tensor::{DecodeMemory, Rows};
 pub use folder::{FolderError, publish};

@@ -2,7 +2,8 @@
 //!
 //! The bits of an answer depend on its row alone, not on the batch that it came in or its place there.
 
-use crate::description::Shape;
+use crate::description::{Description, Shape};
+use crate::generator::{Generator, GeneratorSize};
 use crate::{Model, Tensor};
 use elastic_models::build_forward;
 use elastic_spec::job::ModelKind;
@@ -17,8 +18,7 @@ pub struct Predictor {
     network: Arc<dyn Forward>,
     state: Arc<Vec<f32>>,
     scratch: Box<dyn Any + Send>,
-    transform: Transform,
-    data: Shape,
+    description: Arc<Description>,
     /// Features as the network reads them.
     scaled: Vec<f32>,
 }
@@ -32,8 +32,8 @@ impl Predictor {
             build_forward(description.dtype, &description.model, &description.data.into())?.into();
         let state = state_of(model, network.layout())?;
         let scratch = network.new_scratch(threads);
-        let (transform, data) = (description.transform.clone(), description.data);
-        Ok(Predictor { network, state: Arc::new(state), scratch, transform, data, scaled: Vec::new() })
+        let description = Arc::new(description.clone());
+        Ok(Predictor { network, state: Arc::new(state), scratch, description, scaled: Vec::new() })
     }
 
     /// One more of the same, for another thread.
@@ -42,10 +42,17 @@ impl Predictor {
             network: self.network.clone(),
             state: self.state.clone(),
             scratch: self.network.new_scratch(threads),
-            transform: self.transform.clone(),
-            data: self.data,
+            description: self.description.clone(),
             scaled: Vec::new(),
         }
+    }
+
+    /// What continues texts with the same weights; it keeps its own copy of them, packed for single tokens.
+    pub fn generator(&self, size: GeneratorSize) -> Result<Generator, String> {
+        Generator::start(&self.description, size, |layout| match layout == self.network.layout() {
+            true => Ok(self.state.clone()),
+            false => Err("the tensors of single tokens are not those of whole rows".into()),
+        })
     }
 
     /// Numbers of one row's input: features, or tokens of the whole context.
@@ -66,7 +73,7 @@ impl Predictor {
     /// What cannot be computed with, before it is: the place of a feature that is not finite once scaled, or of a token
     /// that the model does not know.
     pub fn check(&self, rows: Rows<'_>) -> Result<(), usize> {
-        let wrong = match (rows, self.data) {
+        let wrong = match (rows, self.description.data) {
             (Rows::Features(numbers), _) => numbers.iter().position(|x| scaled(*x, self.scale()).is_none()),
             (Rows::Tokens(tokens), Shape::Tokens { vocab, .. }) => {
                 tokens.iter().position(|token| usize::try_from(*token).map_or(true, |token| token >= vocab))
@@ -77,7 +84,7 @@ impl Predictor {
     }
 
     fn scale(&self) -> f32 {
-        match self.transform {
+        match self.description.transform {
             Transform::Scale { scale } => scale,
             Transform::Bytes | Transform::Tokenizer => 1.0,
         }

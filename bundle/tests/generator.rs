@@ -3,8 +3,8 @@
 mod models;
 
 use elastic_bundle::{
-    AddError, Asking, Completion, Finish, Found, Generator, GeneratorSize, Model, Predictor, Sampling, Seat, Wanted,
-    class_of,
+    AddError, Asking, Completion, Finish, Found, Generator, GeneratorSize, Model, Penalties, Predictor, Sampling, Seat,
+    Wanted, class_of,
 };
 use elastic_spec::job::{Dtype, ModelKind, Norm, Positions};
 use elastic_transform::Text;
@@ -118,7 +118,8 @@ fn alone(model: &Model, prompt: &[i32], asking: &Asking) -> (String, Option<Fini
 
 fn asking(max_tokens: usize) -> Asking {
     let sampling = Sampling { temperature: 0.9, top_p: 0.95, top_k: 0, seed: 7 };
-    Asking { sampling, max_tokens, stops: Vec::new(), likely: None, choice: 0 }
+    let penalties = Penalties::default();
+    Asking { sampling, penalties, max_tokens, stops: Vec::new(), likely: None, choice: 0 }
 }
 
 #[test]
@@ -162,4 +163,33 @@ fn what_cannot_be_continued_is_refused_with_the_cause() {
     let mut lost = some();
     let name = lost.weights.pop().unwrap().name;
     assert!(refused(&lost, SIZE).contains(&name));
+}
+
+#[test]
+fn a_penalty_makes_what_was_said_less_likely_and_none_changes_no_bit() {
+    let greedy = Asking { sampling: Sampling::GREEDY, ..asking(30) };
+    let said = |penalties, logits: &[f32]| {
+        let mut completion = Completion::new(Asking { penalties, ..greedy.clone() }, 1, CONTEXT, None);
+        (0..6).map(|_| completion.next(logits, &Text::Bytes).token).collect::<Vec<_>>()
+    };
+    let logits = [1.0, 2.5, 2.0, 0.0];
+    assert_eq!(said(Penalties::default(), &logits), [1; 6]);
+    assert_eq!(said(Penalties { presence: 0.7, frequency: 0.0 }, &logits), [1, 2, 1, 1, 1, 1]);
+    // 2.5 2.0, 2.1 2.0, 1.7 2.0, 1.7 1.6, 1.3 1.6, 1.3 1.2
+    assert_eq!(said(Penalties { presence: 0.0, frequency: 0.4 }, &logits), [1, 1, 2, 1, 2, 1]);
+}
+
+#[test]
+fn a_predictors_generator_has_the_bits_of_one_made_of_the_model() {
+    for model in all() {
+        let predictor = Predictor::new(&model, 1).unwrap();
+        let logits = |mut generator: Generator| {
+            generator.add(&prompt(3, 6), Wanted::All).unwrap();
+            let found = generator.step();
+            generator.logits(&found[0]).to_vec()
+        };
+        let own = logits(Generator::new(&model, SIZE).unwrap());
+        assert!(same(&own, &logits(predictor.generator(SIZE).unwrap())));
+    }
+    assert!(Predictor::new(&mlp(), 1).unwrap().generator(SIZE).err().unwrap().contains("reads features, not text"));
 }
