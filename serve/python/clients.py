@@ -1,9 +1,10 @@
-"""Unmodified clients of others ask a server: tritonclient, kserve's client, curl as TensorFlow Serving's documents have it,
-Prometheus' parser.
+"""Unmodified clients of others ask a server: tritonclient, kserve's client, openai's, curl as TensorFlow Serving's documents
+have it, Prometheus' parser.
 
     clients.py CLIENT HTTP GRPC CASE.json
 
-CASE.json has "rows", "logits" and "classes" of the model "digits". Each answer must have exactly the logits' bits.
+CASE.json has "rows", "logits" and "classes" of the model "digits". Each answer must have exactly the logits' bits. For
+openai's it has "text" besides: how the model "text" goes on with "Once upon", always by its likeliest token.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ class Case:
         self.rows = np.array(case["rows"], dtype=np.float32)
         self.logits = np.array(case["logits"], dtype=np.float32).reshape(len(self.rows), -1)
         self.classes = np.array(case["classes"], dtype=np.int64)
+        self.text = case.get("text")
 
     def check(self, logits, what):
         found = np.array(logits, dtype=np.float32).reshape(self.logits.shape)
@@ -184,6 +186,52 @@ def curl(http, grpc, case):
     assert models["models"] == ["digits"] and models["data"][0]["id"] == "digits" and models["object"] == "list", models
 
 
+def openai(http, grpc, case):
+    import openai
+
+    with openai.OpenAI(base_url=f"http://{http}/v1", api_key="none", max_retries=0, timeout=30) as client:
+        models = client.models.list()
+        assert sorted(model.id for model in models) == ["digits", "text"], models
+        card = client.models.retrieve("text")
+        assert (card.id, card.object, card.owned_by) == ("text", "model", "elastic") and card.created > 1_600_000_000
+        ask = {"model": "text", "prompt": "Once upon", "max_tokens": 20, "temperature": 0}
+        whole = client.completions.create(**ask)
+        assert whole.object == "text_completion" and whole.model == "text" and whole.id.startswith("cmpl-")
+        choice = whole.choices[0]
+        assert (choice.index, choice.text, choice.finish_reason) == (0, case.text, "length"), choice
+        usage = whole.usage
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (9, 20, 29), usage
+        pieces = list(client.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+        assert "".join(piece.choices[0].text for piece in pieces[:-1]) == case.text
+        assert len(pieces) > 3 and pieces[-1].choices == [] and pieces[-1].usage == usage
+        several = {**ask, "prompt": ["Once upon", "a"], "n": 2, "temperature": 0.9, "seed": 4, "stop": ["\n"]}
+        first, second = client.completions.create(**several), client.completions.create(**several)
+        assert [choice.index for choice in first.choices] == [0, 1, 2, 3] and first.choices == second.choices
+        streamed = ["", "", "", ""]
+        for piece in client.completions.create(**several, stream=True):
+            streamed[piece.choices[0].index] += piece.choices[0].text
+        assert streamed == [choice.text for choice in first.choices]
+        scored = client.completions.create(model="text", prompt="Once upon", max_tokens=0, echo=True, logprobs=2)
+        logs = scored.choices[0].logprobs
+        assert len(logs.tokens) == 9 and logs.token_logprobs[0] is None and max(logs.token_logprobs[1:]) < 0
+        assert len(logs.top_logprobs[1]) in (2, 3) and logs.text_offset == list(range(9))
+        # A client that has heard enough.
+        with client.completions.create(**{**ask, "max_tokens": 50}, stream=True) as stream:
+            next(iter(stream))
+        for wrong, kind, param in [
+            ({"model": "letters"}, openai.NotFoundError, "model"),
+            ({"max_tokens": -1}, openai.BadRequestError, "max_tokens"),
+            ({"prompt": "x" * 100}, openai.BadRequestError, "prompt"),
+            ({"n": 1000}, openai.BadRequestError, "n"),
+            ({"temperature": 3}, openai.BadRequestError, "temperature"),
+        ]:
+            try:
+                client.completions.create(**{**ask, **wrong})
+                raise AssertionError(f"{wrong} was answered")
+            except openai.APIStatusError as error:
+                assert isinstance(error, kind) and error.param == param, (wrong, error, error.param)
+
+
 def prometheus(http, grpc, case):
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -213,6 +261,7 @@ if __name__ == "__main__":
         "triton-grpc": triton_grpc,
         "kserve": kserve,
         "curl": curl,
+        "openai": openai,
         "prometheus": prometheus,
     }[client](http, grpc, Case(path))
     print(f"{client}: ok")

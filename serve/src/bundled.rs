@@ -2,8 +2,9 @@
 
 use crate::model::{Face, Model, Predict, Takes};
 use crate::tensor::Rows;
-use elastic_bundle::{Bundle, Predictor, Shape};
-use elastic_transform::{Transform, scaled};
+use crate::text::{Continue, Writer};
+use elastic_bundle::{Bundle, Found, Generator, GeneratorSize, Predictor, Seat, Shape, Wanted};
+use elastic_transform::{Text, Transform, scaled};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
@@ -11,6 +12,8 @@ use std::time::UNIX_EPOCH;
 struct Bundled {
     face: Face,
     scale: f32,
+    /// How text becomes tokens, where it does.
+    text: Option<Arc<Text>>,
     /// The one that others are made of: they share its weights.
     first: Mutex<Predictor>,
 }
@@ -33,8 +36,9 @@ pub fn open(dir: &Path) -> Result<Arc<dyn Model>, String> {
         content: bundle.manifest.content_sha256.to_string(),
         created_s: modified_s(dir),
     };
+    let text = bundle.model.text().map_err(|why| format!("tokenizer.json: {why}"))?.map(Arc::new);
     let first = Predictor::new(&bundle.model, 1)?;
-    Ok(Arc::new(Bundled { face, scale, first: Mutex::new(first) }))
+    Ok(Arc::new(Bundled { face, scale, text, first: Mutex::new(first) }))
 }
 
 /// When the bundle's manifest was written, in unix seconds.
@@ -60,6 +64,38 @@ impl Model for Bundled {
     fn predictor(&self, threads: usize) -> Result<Box<dyn Predict>, String> {
         let another = self.first.lock().unwrap_or_else(PoisonError::into_inner).another(threads);
         Ok(Box::new(Bundles { predictor: another, takes: self.face.takes.clone() }))
+    }
+
+    fn writer(&self, size: GeneratorSize) -> Result<Option<Writer>, String> {
+        let Some(text) = &self.text else { return Ok(None) };
+        let generator = self.first.lock().unwrap_or_else(PoisonError::into_inner).generator(size)?;
+        Ok(Some(Writer { generator: Box::new(generator), text: text.clone() }))
+    }
+}
+
+impl Continue for Generator {
+    fn free(&self) -> usize {
+        Generator::free(self)
+    }
+
+    fn add(&mut self, tokens: &[i32], wanted: Wanted) -> Seat {
+        Generator::add(self, tokens, wanted).expect("the tokens were checked, and a seat is free")
+    }
+
+    fn go_on(&mut self, seat: Seat, token: i32) -> bool {
+        Generator::go_on(self, seat, token)
+    }
+
+    fn remove(&mut self, seat: Seat) {
+        Generator::remove(self, seat);
+    }
+
+    fn step(&mut self) -> Vec<Found> {
+        Generator::step(self)
+    }
+
+    fn logits(&self, found: &Found) -> &[f32] {
+        Generator::logits(self, found)
     }
 }
 

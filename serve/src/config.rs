@@ -4,6 +4,7 @@ use crate::batching::Policy;
 use crate::keys::Keys;
 use crate::limits::CONNECTIONS_MAX;
 use crate::serving::Hands;
+use crate::text;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub struct Config {
     pub models: PathBuf,
     pub policy: Policy,
     pub hands: Hands,
+    pub text: text::Policy,
     /// Newest versions of a model that answer; those with a label do so besides.
     pub keep: usize,
     /// How often the directory is looked at; None: only when somebody asks for it.
@@ -47,6 +49,7 @@ impl Config {
             models,
             policy: Policy::default(),
             hands: Hands { instances: 1, threads: 1 },
+            text: text::Policy::default(),
             keep: 1,
             poll: Some(Duration::from_secs(2)),
             timeout: Duration::from_secs(30),

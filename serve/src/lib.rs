@@ -3,9 +3,10 @@
 //! A request's way: [`server`] lets a connection in, [`http`] reads what is asked, [`serving`] finds the model, its
 //! [`batching`] computes logits together with those of others, [`outputs`] makes of them what was asked for.
 //! [`repository`] keeps what is loaded in step with a directory, and swaps versions without a gap. Every decision (who is
-//! admitted, what forms a batch, what is loaded and what goes) is a function of (state, event, now).
+//! admitted, what forms a batch, what is loaded and what goes) is a function of (state, event, now). Texts go on beside
+//! that, several at once, token by token: [`text`].
 //!
-//! There is no path from here to training: the two meet in a bundle, which [`bundled`] alone knows.
+//! There is no path from here to training: the two meet in a bundle, which [`bundled`] alone opens.
 
 pub mod server;
 
@@ -30,6 +31,7 @@ pub mod serving;
 pub mod stats;
 #[doc(hidden)]
 pub mod testing;
+pub mod text;
 mod tls;
 
 pub use config::{Certificate, Config};

@@ -39,6 +39,15 @@ pub const QUOTE_CHARS_MAX: usize = 80;
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Bytes that wait in one model's queue.
 pub const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Texts of one request: prompts, each so many times.
+pub const TEXTS_MAX: usize = 128;
+/// Stops of a request, and the bytes of one.
+pub const STOPS_MAX: usize = 16;
+pub const STOP_BYTES_MAX: usize = 1024;
+/// Likely tokens that are told beside each.
+pub const LIKELY_MAX: usize = 5;
+/// Words of a request that its listener has not taken yet; who has so many is not told to go on.
+pub const WORDS_MAX: usize = 64;
 /// Models of a repository, and versions of a model, that are looked at.
 pub const MODELS_MAX: usize = 1024;
 pub const VERSIONS_MAX: usize = 4096;

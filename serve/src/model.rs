@@ -4,6 +4,8 @@
 //! here, once for all protocols, in [`crate::outputs`].
 
 use crate::tensor::{Datatype, Rows};
+use crate::text::Writer;
+use elastic_bundle::GeneratorSize;
 
 /// A model that is loaded. Shared by everything that answers with it.
 pub trait Model: Send + Sync {
@@ -14,6 +16,11 @@ pub trait Model: Send + Sync {
 
     /// One more place where its numbers can be computed, on so many threads. Each has memory of its own.
     fn predictor(&self, threads: usize) -> Result<Box<dyn Predict>, String>;
+
+    /// What continues texts with it; None where it has no text.
+    fn writer(&self, _: GeneratorSize) -> Result<Option<Writer>, String> {
+        Ok(None)
+    }
 }
 
 /// Computes. A row's bits never depend on the rows beside it.

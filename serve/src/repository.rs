@@ -9,7 +9,7 @@ pub mod scan;
 
 use crate::bundled;
 use crate::clock::now_us;
-use crate::model::Model;
+use crate::model::{Model, Takes};
 use crate::refusal::{Refusal, quote};
 use crate::server::raised;
 use crate::serving::{Entry, Left, Loaded, Table};
@@ -231,12 +231,18 @@ impl Repository {
         self.loading = true;
         let (open, done) = (self.open.clone(), self.done.clone());
         let (policy, hands) = (self.shared.config.policy, self.shared.config.hands);
+        let text = self.shared.config.text;
         tokio::task::spawn_blocking(move || {
             let (name, version) = (load.name.clone(), load.version);
             let left = Left(Box::new(move || info!(model = %name, version, "a version has answered its last request")));
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let model = open(&load.dir)?;
-                Loaded::start(&load.name, load.version, model, policy, hands, Some(left))
+                let loaded = Loaded::start(&load.name, load.version, model, policy, hands, Some(left))?;
+                let loaded = loaded.with_text(text, hands.threads);
+                if let (Takes::Tokens { .. }, Err(why)) = (&loaded.face().takes, loaded.text()) {
+                    info!(model = %load.name, version = load.version, %why, "texts are not continued");
+                }
+                Ok(loaded)
             }));
             let result = caught.unwrap_or_else(|_| Err("the load panicked".into()));
             // The receiver is gone when the server ends.

@@ -10,6 +10,8 @@ use crate::model::{Face, Model};
 use crate::refusal::{Refusal, quote};
 use crate::stats::Stats;
 use crate::tensor::Rows;
+use crate::text;
+use crate::text::scribe::Scribe;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,6 +24,8 @@ pub struct Loaded {
     pub stats: Arc<Stats>,
     pub policy: Policy,
     crew: Crew,
+    /// What continues texts, or why nothing does.
+    text: Result<Scribe, String>,
     /// Told when the last request that used it is answered.
     _left: Option<Left>,
 }
@@ -65,7 +69,26 @@ impl Loaded {
         let stats = Arc::new(Stats::default());
         let crew = Crew::start(model.clone(), predictors, policy, stats.clone())
             .map_err(|error| format!("start a thread to compute on: {error}"))?;
-        Ok(Loaded { name: name.into(), version, model, stats, policy, crew, _left: left })
+        Ok(Loaded {
+            name: name.into(),
+            version,
+            model,
+            stats,
+            policy,
+            crew,
+            text: Err("it was loaded without".into()),
+            _left: left,
+        })
+    }
+
+    /// With what continues texts, where it can be: other requests are answered in any case.
+    pub fn with_text(mut self, policy: text::Policy, threads: usize) -> Loaded {
+        self.text = Scribe::start(self.model.clone(), policy, threads);
+        self
+    }
+
+    pub fn text(&self) -> Result<&Scribe, &str> {
+        self.text.as_ref().map_err(String::as_str)
     }
 
     pub fn face(&self) -> &Face {

@@ -4,6 +4,8 @@
 
 use crate::model::{Face, Model, Predict, Takes};
 use crate::tensor::Rows;
+use crate::text::{Continue, Writer};
+use elastic_bundle::{Found, GeneratorSize, Seat, Wanted};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use std::time::Duration;
 /// The test's hold on a model's calls.
 #[derive(Clone, Default)]
 pub struct Held {
-    gate: Arc<(Mutex<bool>, Condvar)>,
+    /// How many calls may pass.
+    gate: Arc<(Mutex<Option<usize>>, Condvar)>,
     entered: Arc<AtomicUsize>,
     panics: Arc<AtomicBool>,
 }
@@ -23,16 +26,24 @@ impl Held {
 
     /// Calls wait until what is returned is dropped.
     pub fn hold(&self) -> Hold {
-        *self.shut() = true;
+        self.hold_after(0)
+    }
+
+    /// So many calls pass first.
+    pub fn hold_after(&self, calls: usize) -> Hold {
+        *self.left() = Some(calls);
         Hold(self.clone())
     }
 
-    fn shut(&self) -> MutexGuard<'_, bool> {
+    /// None: any number.
+    fn left(&self) -> MutexGuard<'_, Option<usize>> {
         self.gate.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pass(&self) {
-        drop(self.gate.1.wait_while(self.shut(), |shut| *shut).unwrap_or_else(PoisonError::into_inner));
+        let left = self.gate.1.wait_while(self.left(), |left| *left == Some(0));
+        let mut left = left.unwrap_or_else(PoisonError::into_inner);
+        *left = left.map(|calls| calls - 1);
     }
 
     pub fn panic_once(&self) {
@@ -56,7 +67,7 @@ pub struct Hold(Held);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        *self.0.shut() = false;
+        *self.0.left() = None;
         self.0.gate.1.notify_all();
     }
 }
@@ -102,5 +113,70 @@ impl Predict for Echoes {
             Rows::Features { values, .. } => Ok(values.clone()),
             Rows::Tokens { .. } => Err("an echo takes features".into()),
         }
+    }
+}
+
+/// A real model whose texts a test can hold between two steps, and whose steps can panic. Calls for rows pass.
+pub fn held_texts(model: Arc<dyn Model>, held: &Held) -> Arc<dyn Model> {
+    Arc::new(HeldTexts { model, held: held.clone() })
+}
+
+struct HeldTexts {
+    model: Arc<dyn Model>,
+    held: Held,
+}
+
+impl Model for HeldTexts {
+    fn face(&self) -> &Face {
+        self.model.face()
+    }
+
+    fn check(&self, rows: &Rows) -> Result<(), String> {
+        self.model.check(rows)
+    }
+
+    fn predictor(&self, threads: usize) -> Result<Box<dyn Predict>, String> {
+        self.model.predictor(threads)
+    }
+
+    fn writer(&self, size: GeneratorSize) -> Result<Option<Writer>, String> {
+        let held = self.held.clone();
+        let hold =
+            |writer: Writer| Writer { generator: Box::new(HeldSteps { inner: writer.generator, held }), ..writer };
+        Ok(self.model.writer(size)?.map(hold))
+    }
+}
+
+struct HeldSteps {
+    inner: Box<dyn Continue>,
+    held: Held,
+}
+
+impl Continue for HeldSteps {
+    fn free(&self) -> usize {
+        self.inner.free()
+    }
+
+    fn add(&mut self, tokens: &[i32], wanted: Wanted) -> Seat {
+        self.inner.add(tokens, wanted)
+    }
+
+    fn go_on(&mut self, seat: Seat, token: i32) -> bool {
+        self.inner.go_on(seat, token)
+    }
+
+    fn remove(&mut self, seat: Seat) {
+        self.inner.remove(seat);
+    }
+
+    fn step(&mut self) -> Vec<Found> {
+        self.held.entered.fetch_add(1, SeqCst);
+        assert!(!self.held.panics.swap(false, SeqCst), "the test wanted a panic");
+        self.held.pass();
+        self.inner.step()
+    }
+
+    fn logits(&self, found: &Found) -> &[f32] {
+        self.inner.logits(found)
     }
 }

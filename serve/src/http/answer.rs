@@ -1,14 +1,16 @@
 //! Answers: a body with its type, and refusals in each protocol's words.
 
-use super::body::Reply;
+use super::body::{Live, Reply};
 use super::route::Dialect;
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Write;
 
 /// Bytes of JSON in front of the tensors' bytes, both ways.
@@ -30,16 +32,20 @@ pub fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     answer
 }
 
+/// Pieces as they come. Nobody between here and the client keeps them back.
+pub fn live(content_type: &'static str, pieces: Live) -> Answer {
+    let mut answer = Response::new(Reply::Live(pieces));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    answer
+}
+
 pub fn refusal(refusal: &Refusal, dialect: Dialect) -> Answer {
     let text = refusal.to_string();
     let mut answer = match dialect {
         Dialect::Plain => value(&json!({ "error": text })),
-        Dialect::OpenAi => value(&json!({ "error": {
-            "message": text,
-            "type": open_ai_type(refusal),
-            "param": null,
-            "code": null,
-        }})),
+        Dialect::OpenAi => value(&open_ai_error(refusal, None, None)),
     };
     *answer.status_mut() = StatusCode::from_u16(refusal.status()).expect("every refusal has a status");
     if let Some(seconds) = refusal.retry_after_s() {
@@ -52,6 +58,17 @@ pub fn refusal(refusal: &Refusal, dialect: Dialect) -> Answer {
         answer.headers_mut().insert(hyper::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     answer
+}
+
+/// `param` is the parameter that is wrong, `code` what programs look for.
+pub fn open_ai_error(refusal: &Refusal, param: Option<&str>, code: Option<&str>) -> Value {
+    let code = code.or(match refusal.status() {
+        401 => Some("invalid_api_key"),
+        429 => Some("rate_limit_exceeded"),
+        _ => None,
+    });
+    let (text, of_type) = (refusal.to_string(), open_ai_type(refusal));
+    json!({ "error": { "message": text, "type": of_type, "param": param, "code": code } })
 }
 
 fn open_ai_type(refusal: &Refusal) -> &'static str {

@@ -5,6 +5,7 @@ use crate::limits::{BODIES_BYTES_MAX, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_SIL
 use crate::refusal::{Refusal, quote};
 use bytes::{Bytes, BytesMut};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use futures_util::Stream;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::CONTENT_ENCODING;
@@ -15,7 +16,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use tokio::sync::mpsc;
 
 /// What all large bodies together may hold. Small ones are bounded by the number of connections.
 #[derive(Debug, Default)]
@@ -147,11 +147,14 @@ fn unpack(packing: Packing, packed: &[u8]) -> Result<Bytes, Refusal> {
     }
 }
 
+/// Pieces of an answer.
+pub type Live = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
 /// An answer's body.
-#[derive(Debug)]
 pub enum Reply {
     Whole(Option<Bytes>),
-    Pieces(mpsc::Receiver<Bytes>),
+    /// As they come. Dropped when the client is gone.
+    Live(Live),
 }
 
 impl Body for Reply {
@@ -161,7 +164,7 @@ impl Body for Reply {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Reply::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Reply::Pieces(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            Reply::Live(pieces) => pieces.as_mut().poll_next(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -172,7 +175,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Reply::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Reply::Pieces(_) => SizeHint::default(),
+            Reply::Live(_) => SizeHint::default(),
         }
     }
 }

@@ -19,6 +19,8 @@ pub fn text(shared: &Shared) -> String {
     let mut out = String::with_capacity(4096);
     of_models(&mut out, &rows);
     histogram(&mut out, &rows);
+    let texts = rows.iter().filter_map(|(loaded, _)| Some((labels(loaded), loaded.text().ok()?.stats())));
+    crate::text::stats::write(&mut out, &texts.collect::<Vec<_>>());
     of_server(&mut out, shared);
     out
 }

@@ -19,6 +19,8 @@ pub enum Route {
     /// Of one model, or of all.
     Stats(Option<(String, Which)>),
     Infer(String, Which),
+    Generate(String, Which),
+    GenerateStream(String, Which),
     Index,
     Load(String),
     Unload(String),
@@ -63,7 +65,7 @@ impl Route {
     fn method(&self) -> &'static str {
         match self {
             Route::Infer(..) | Route::Index | Route::Load(_) | Route::Unload(_) => "POST",
-            Route::V1Call(..) | Route::Completions => "POST",
+            Route::Generate(..) | Route::GenerateStream(..) | Route::V1Call(..) | Route::Completions => "POST",
             _ => "GET",
         }
     }
@@ -109,6 +111,8 @@ fn find(path: &str) -> Result<Option<Route>, Refusal> {
                 ["config"] => Route::ModelConfig(name, which),
                 ["stats"] => Route::Stats(Some((name, which))),
                 ["infer"] => Route::Infer(name, which),
+                ["generate"] => Route::Generate(name, which),
+                ["generate_stream"] => Route::GenerateStream(name, which),
                 _ => return Ok(None),
             }
         }
@@ -209,6 +213,9 @@ mod tests {
         assert_eq!(get("/v2/models/m/versions/3/ready"), Ok(Route::ModelReady(m(), Which::Version(3))));
         assert_eq!(post("/v2/models/m/infer"), Ok(Route::Infer(m(), Which::Newest)));
         assert_eq!(post("/v2/models/a%20b/versions/3/infer"), Ok(Route::Infer("a b".into(), Which::Version(3))));
+        assert_eq!(post("/v2/models/m/generate"), Ok(Route::Generate(m(), Which::Newest)));
+        let stream = Route::GenerateStream(m(), Which::Version(3));
+        assert_eq!(post("/v2/models/m/versions/3/generate_stream"), Ok(stream));
         assert_eq!(get("/v2/models/stats"), Ok(Route::Stats(None)));
         assert_eq!(post("/v2/repository/models/m/load"), Ok(Route::Load(m())));
     }

@@ -1,5 +1,5 @@
 //! The open inference protocol (KServe v2) over REST, with Triton's extensions: binary tensors, statistics, configuration,
-//! model repository.
+//! model repository. Its extension for texts is in `generate`.
 
 mod read;
 mod write;
@@ -24,8 +24,8 @@ use read::Ask;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub const EXTENSIONS: [&str; 5] =
-    ["binary_tensor_data", "model_repository", "statistics", "parameters", "model_configuration"];
+pub const EXTENSIONS: [&str; 6] =
+    ["binary_tensor_data", "model_repository", "statistics", "parameters", "model_configuration", "generate"];
 pub const PLATFORM: &str = "elastic_native";
 
 pub fn server() -> Value {

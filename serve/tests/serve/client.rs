@@ -8,6 +8,7 @@ use std::time::Duration;
 /// One connection.
 pub struct Client {
     stream: BufReader<TcpStream>,
+    reads_live: bool,
 }
 
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Client {
         let stream = TcpStream::connect(address).expect("the server is there");
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream: BufReader::new(stream) }
+        Client { stream: BufReader::new(stream), reads_live: false }
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -86,9 +87,36 @@ impl Client {
             let Some((name, value)) = text.split_once(':') else { break };
             headers.push((name.to_lowercase(), value.trim().to_string()));
         }
-        let length = headers.iter().find(|row| row.0 == "content-length").map_or(0, |row| row.1.parse().unwrap());
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(Answer { status, headers, body })
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        match answer.header("content-length") {
+            Some(length) => {
+                answer.body = vec![0; length.parse().unwrap()];
+                self.stream.read_exact(&mut answer.body)?;
+            }
+            None if answer.header("transfer-encoding") == Some("chunked") && !self.reads_live => {
+                while let Some(chunk) = self.chunk()? {
+                    answer.body.extend(chunk);
+                }
+            }
+            None => {}
+        }
+        Ok(answer)
+    }
+
+    /// From now on bodies without a length are left to [`Client::chunk`].
+    pub fn live(mut self) -> Client {
+        self.reads_live = true;
+        self
+    }
+
+    /// The next piece of a body without a length; None at its end.
+    pub fn chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
+        let mut bytes = vec![0; length + 2];
+        self.stream.read_exact(&mut bytes)?;
+        bytes.truncate(length);
+        Ok((length > 0).then_some(bytes))
     }
 }

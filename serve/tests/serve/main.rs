@@ -10,3 +10,6 @@ mod bad_rest;
 mod clients;
 mod live;
 mod rest;
+mod scribe;
+mod text;
+mod text_live;

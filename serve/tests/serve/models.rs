@@ -25,10 +25,15 @@ pub fn cnn(seed: usize) -> Model {
 }
 
 pub fn gpt(seed: usize) -> Model {
+    writer(CONTEXT, seed)
+}
+
+/// Reads and says bytes.
+pub fn writer(context: usize, seed: usize) -> Model {
     let (norm, positions) = (Norm::Layer, Positions::Learned);
     let kind =
-        ModelKind::Gpt { layers: 2, heads: 2, width: 32, context: CONTEXT as u32, dropout: 0.0, norm, positions };
-    model("text", kind, Shape::Tokens { vocab: 256, context: CONTEXT }, Transform::Bytes, Vec::new(), seed)
+        ModelKind::Gpt { layers: 2, heads: 2, width: 32, context: context as u32, dropout: 0.0, norm, positions };
+    model("text", kind, Shape::Tokens { vocab: 256, context }, Transform::Bytes, Vec::new(), seed)
 }
 
 fn model(name: &str, kind: ModelKind, data: Shape, transform: Transform, labels: Vec<String>, seed: usize) -> Model {
