@@ -1,7 +1,7 @@
 //! The command line: what may be said, with an example for each. Nothing is decided here.
 
 use crate::certs::Certs;
-use crate::commands::{evaluate, export};
+use crate::commands::{evaluate, export, generate};
 use crate::exit::EXIT_CODES;
 use crate::token::Token;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
@@ -50,6 +50,8 @@ pub enum Command {
     Export(export::Args),
     /// Ask a model about samples whose answers are known
     Evaluate(evaluate::Args),
+    /// Let a model go on with a text
+    Generate(generate::Args),
     /// Look at checkpoints, without a cluster
     Checkpoint(Checkpoint),
     /// Answer requests with a bundle, or with a directory of models

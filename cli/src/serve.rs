@@ -21,6 +21,7 @@ Examples:
   elastic serve registry --max-batch 128 --batch-delay-us 500 --threads 4
   curl localhost:8000/v2/models/digits
   curl localhost:8000/v1/models/digits:predict -d '{\"instances\": [[0, 0, 5, …]]}'
+  curl localhost:8000/v1/completions -d '{\"model\": \"gpt\", \"prompt\": \"one and \"}'
   curl localhost:8000/metrics
 
 MODELS is a bundle, or a directory of models: NAME/1, NAME/2, … are versions,
@@ -57,9 +58,18 @@ pub struct Serve {
     /// How long a batch that is not full waits for more, in µs
     #[arg(long, value_name = "US", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000_000))]
     pub batch_delay_us: u64,
-    /// Most requests that wait for one model
+    /// Most requests that wait for one model, and most texts
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub queue: u32,
+    /// Texts of one model that go on at the same time; 0: none are served
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(..=4096))]
+    pub sequences: u16,
+    /// What a model's texts may take: its packed weights, their keys and values, a step; in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub text_memory_mib: u32,
+    /// Time of a request for texts that asks for none of its own, in ms
+    #[arg(long, value_name = "MS", default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub text_timeout_ms: u64,
     /// Time of a request that asks for none of its own, in ms
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub timeout_ms: u64,
@@ -159,6 +169,10 @@ fn config(args: &Serve) -> Result<Config> {
     config.policy.requests_max = args.queue as usize;
     config.hands.instances = args.instances.into();
     config.hands.threads = args.threads.map_or(cores, usize::from);
+    config.text.sequences = args.sequences.into();
+    config.text.memory_max = u64::from(args.text_memory_mib) << 20;
+    config.text.waiting_max = args.queue as usize;
+    config.text.timeout = Duration::from_millis(args.text_timeout_ms);
     config.keep = args.keep.into();
     config.poll = (args.poll_ms > 0).then(|| Duration::from_millis(args.poll_ms));
     config.timeout = Duration::from_millis(args.timeout_ms);

@@ -11,6 +11,7 @@ mod devices;
 mod disks;
 mod exports;
 mod faults;
+mod generate;
 mod gpu_bundle;
 mod gpus;
 mod groups;

@@ -10,6 +10,7 @@ mod devices;
 mod drain;
 pub mod evaluate;
 pub mod export;
+pub mod generate;
 mod jobs;
 pub mod lineage;
 mod logs;
@@ -37,6 +38,7 @@ pub fn run(command: Command) -> Outcome {
         Command::Lineage(args) => lineage::run(args),
         Command::Export(args) => export::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Generate(args) => generate::run(args),
         command => tokio::runtime::Runtime::new().context("start the runtime")?.block_on(run_async(command)),
     }
 }
@@ -66,6 +68,7 @@ async fn run_async(command: Command) -> Outcome {
         | Command::Lineage(_)
         | Command::Export(_)
         | Command::Evaluate(_)
+        | Command::Generate(_)
         | Command::Worker => Ok(Exit::Ok),
     }
 }
