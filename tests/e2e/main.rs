@@ -25,6 +25,7 @@ mod portable;
 mod preemption;
 mod resume;
 mod security;
+mod serving;
 mod starts;
 mod watching;
 mod world_sizes;

@@ -44,6 +44,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "answers requests with bundles; there is no path from it to the training runtime",
     ),
     (
+        "elastic-load",
+        &["elastic-spec", "elastic-transform", "elastic-bundle", "elastic-models"],
+        "sends requests to any server and times them; it knows bundles only to write one that echoes",
+    ),
+    (
         "elastic-pipeline",
         &["elastic-spec", "elastic-objects"],
         "orders stages and keeps their artifacts; each stage's work is a process of the product",

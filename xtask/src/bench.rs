@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// All of them; `cargo xtask test --full` runs each once.
-pub const NAMES: [&str; 3] = ["stall", "torchrun", "step"];
+pub const NAMES: [&str; 4] = ["stall", "torchrun", "step", "serve"];
 
 pub fn run(name: &str, args: &[&str]) -> Result<ExitCode> {
     if !NAMES.contains(&name) {
@@ -15,6 +15,7 @@ pub fn run(name: &str, args: &[&str]) -> Result<ExitCode> {
     }
     let needs: &[&str] = match name {
         "step" => &["--package", "elastic-models", "--example", "step"],
+        "serve" => &["--package", "elastic", "--package", "elastic-load"],
         _ => &["--package", "elastic"],
     };
     tools::run(tools::cargo().args(["build", "--release"]).args(needs))?;
@@ -22,11 +23,13 @@ pub fn run(name: &str, args: &[&str]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a bench on the programs that are there: `program`, and the examples beside it (`cargo test` builds them too).
+/// Runs a bench on the programs that are there: `program`, and the examples and programs beside it (`cargo test` builds them too).
 pub fn start(name: &str, args: &[&str], program: &Path) -> Result<()> {
     let script = tools::root().join("bench").join(name).join("run");
     let step = program.with_file_name("examples").join("step");
+    let load = program.with_file_name("elastic-load");
     let mut command = Command::new(script);
-    command.args(args).env("ELASTIC_BIN", program).env("ELASTIC_STEP_BIN", step).current_dir(tools::root());
+    command.args(args).env("ELASTIC_BIN", program).env("ELASTIC_STEP_BIN", step).env("ELASTIC_LOAD_BIN", load);
+    command.current_dir(tools::root());
     tools::run(&mut command)
 }

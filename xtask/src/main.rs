@@ -25,6 +25,8 @@ Usage: cargo xtask <chore>
   lint                     clippy with warnings denied, and the format check
   bench <name> [ARG…]      stall     stall of the survivors when one of 3 workers is killed
                            torchrun  the same toy under torchrun, in a pinned environment of its own
+                           step      a training step beside PyTorch's
+                           serve     `elastic serve` beside Triton and FastAPI, one core each for server and load
 ";
 
 fn main() -> ExitCode {
