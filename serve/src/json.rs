@@ -11,6 +11,7 @@ pub use write::{write_float, write_float_or_token, write_int, write_text};
 use crate::limits::JSON_DEPTH_MAX;
 use crate::refusal::{Refusal, quote};
 use std::borrow::Cow;
+use std::fmt::Display;
 
 pub struct Scanner<'a> {
     text: &'a [u8],
@@ -55,7 +56,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A mistake at the present place.
-    pub fn mistake(&self, what: impl std::fmt::Display) -> Refusal {
+    pub fn mistake(&self, what: impl Display) -> Refusal {
         let before = &self.text[..self.at.min(self.text.len())];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
@@ -98,7 +99,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn expect(&mut self, kind: Kind, what: &str) -> Read<()> {
+    fn expect(&mut self, kind: Kind, what: impl Display) -> Read<()> {
         match self.kind()? {
             found if found == kind => Ok(()),
             found => Err(Refusal::Invalid(format!("{what} must be {}, not {}", kind.word(), found.word()))),
@@ -106,7 +107,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Each key once; `read` must read its value. `what` names the object in mistakes.
-    pub fn object(&mut self, what: &str, mut read: impl FnMut(&mut Self, &str) -> Read<()>) -> Read<()> {
+    pub fn object(&mut self, what: impl Display, mut read: impl FnMut(&mut Self, &str) -> Read<()>) -> Read<()> {
         self.expect(Kind::Object, what)?;
         self.enter()?;
         let mut keys: Vec<Cow<'a, str>> = Vec::new();
@@ -132,7 +133,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// `read` must read one value.
-    pub fn list(&mut self, what: &str, mut read: impl FnMut(&mut Self, usize) -> Read<()>) -> Read<()> {
+    pub fn list(&mut self, what: impl Display, mut read: impl FnMut(&mut Self, usize) -> Read<()>) -> Read<()> {
         self.expect(Kind::List, what)?;
         self.enter()?;
         let mut count = 0;
@@ -177,7 +178,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A string.
-    pub fn text_value(&mut self, what: &str) -> Read<Cow<'a, str>> {
+    pub fn text_value(&mut self, what: impl Display) -> Read<Cow<'a, str>> {
         self.expect(Kind::Text, what)?;
         let start = self.at + 1;
         let mut at = start;
@@ -262,7 +263,7 @@ impl<'a> Scanner<'a> {
         Ok(digits.iter().fold(0, |code, d| code * 16 + char::from(*d).to_digit(16).expect("checked above")))
     }
 
-    pub fn bool_value(&mut self, what: &str) -> Read<bool> {
+    pub fn bool_value(&mut self, what: impl Display) -> Read<bool> {
         self.expect(Kind::Bool, what)?;
         match self.here() {
             Some(b't') => self.word(b"true").map(|_| true),

@@ -2,6 +2,7 @@
 
 use super::{Kind, Read, Scanner};
 use crate::refusal::{Refusal, quote};
+use std::fmt::Display;
 
 /// A number's text, and its digits as far as they fit.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +84,20 @@ impl<'a> Scanner<'a> {
 
     /// Reads digits into `value`, which overflows quietly: the caller looks at their count.
     fn digits(&mut self, value: &mut u64) -> usize {
-        let start = self.at;
-        while let Some(digit @ b'0'..=b'9') = self.here() {
-            *value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            self.at += 1;
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        let mut all = *value;
+        let mut count = 0;
+        for digit in rest {
+            let digit = digit.wrapping_sub(b'0');
+            if digit > 9 {
+                break;
+            }
+            all = all.wrapping_mul(10).wrapping_add(u64::from(digit));
+            count += 1;
         }
-        self.at - start
+        *value = all;
+        self.at += count;
+        count
     }
 
     /// The f32 nearest to what stands there.
@@ -109,26 +118,38 @@ impl<'a> Scanner<'a> {
     }
 
     /// A whole number.
-    pub fn i64(&mut self, what: &str) -> Read<i64> {
-        self.expect(Kind::Number, what)?;
+    pub fn i64(&mut self, what: impl Display) -> Read<i64> {
+        self.expect(Kind::Number, &what)?;
         let number = self.number()?;
         let magnitude = number.digits.filter(|_| number.whole).map(i128::from);
         let value = magnitude.map(|m| if number.negative { -m } else { m }).and_then(|v| i64::try_from(v).ok());
         value.ok_or_else(|| Refusal::Invalid(format!("{what} must be a whole number, not {}", quote(number.text()))))
     }
 
-    pub fn usize(&mut self, what: &str) -> Read<usize> {
-        let value = self.i64(what)?;
+    pub fn usize(&mut self, what: impl Display) -> Read<usize> {
+        let value = self.i64(&what)?;
         usize::try_from(value).map_err(|_| Refusal::Invalid(format!("{what} must be 0 or more, not {value}")))
     }
 }
 
-/// Digits below 2^24 and powers of ten up to 10^10 are exact in f32, and one operation on exact numbers is rounded
-/// correctly.
+/// Digits below 2^53 and powers of ten up to 10^22 are exact in f64, so one operation on them is off by half a unit in the
+/// last place at most. Rounding that to f32 gives what rounding the exact value gives, unless it lies at the middle
+/// between two floats. Those, and what is too small or too large for full precision, are left to the standard library.
 fn exact_f32(number: &Number) -> Option<f32> {
-    const POWERS: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
-    let digits = number.digits.filter(|digits| *digits < 1 << 24)? as f32;
+    const POWERS: [f64; 23] = [
+        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
+        1e20, 1e21, 1e22,
+    ];
+    /// Bits of an f64 behind those of an f32, and their middle.
+    const BEHIND: u64 = (1 << 29) - 1;
+    const MIDDLE: u64 = 1 << 28;
+    let digits = number.digits.filter(|digits| *digits < 1 << 53)?;
     let power = *POWERS.get(number.exponent.unsigned_abs() as usize)?;
-    let value = if number.exponent < 0 { digits / power } else { digits * power };
+    let value = if number.exponent < 0 { digits as f64 / power } else { digits as f64 * power };
+    let normal = value == 0.0 || (f64::from(f32::MIN_POSITIVE)..f64::from(f32::MAX)).contains(&value);
+    if !normal || (value.to_bits() & BEHIND).abs_diff(MIDDLE) <= 1 {
+        return None;
+    }
+    let value = value as f32;
     Some(if number.negative { -value } else { value })
 }

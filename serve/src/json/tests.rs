@@ -151,4 +151,19 @@ proptest! {
         write_int(&mut out, value);
         prop_assert_eq!(std::str::from_utf8(&out).unwrap(), value.to_string());
     }
+
+    /// Where a second rounding would show: at the middle between two floats, and beside it.
+    #[test]
+    fn numbers_beside_the_middle_of_two_floats_are_read_as_the_standard_library_reads_them(
+        // Any, and those from 2^15 to 2^50, whose middles have few enough digits for the quick way.
+        bits in prop_oneof![0u32..0x7f7f_ffff, 0x4700_0000u32..0x5880_0000],
+        beside in -2i64..=2,
+    ) {
+        let (low, high) = (f64::from(f32::from_bits(bits)), f64::from(f32::from_bits(bits + 1)));
+        let middle = f64::from_bits((low / 2.0 + high / 2.0).to_bits().saturating_add_signed(beside));
+        for text in [format!("{middle}"), format!("{middle:e}"), format!("{middle:.4}1"), format!("{middle:.9}")] {
+            let expected: f32 = text.parse().unwrap();
+            prop_assert_eq!(Scanner::new(text.as_bytes()).f32().unwrap().to_bits(), expected.to_bits(), "{}", text);
+        }
+    }
 }

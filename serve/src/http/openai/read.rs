@@ -159,7 +159,7 @@ pub fn unknown(key: &str) -> Refusal {
 }
 
 fn counted(s: &mut Scanner<'_>, key: &str) -> Read<usize> {
-    let count = s.i64(&format!("'{key}'"))?;
+    let count = s.i64(format_args!("'{key}'"))?;
     match usize::try_from(count).ok().filter(|count| (1..=TEXTS_MAX).contains(count)) {
         Some(count) => Ok(count),
         None => Err(Refusal::Invalid(format!("'{key}' must be 1 to {TEXTS_MAX}, not {count}"))),

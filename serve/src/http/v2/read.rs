@@ -117,14 +117,14 @@ impl Loose {
             "inputs" => s.list("'inputs'", |s, at| {
                 bound(at, "inputs")?;
                 let mut input = Input::default();
-                s.object(&format!("input {at}"), |s, key| input.key(s, key, at))?;
+                s.object(format_args!("input {at}"), |s, key| input.key(s, key, at))?;
                 self.inputs.push(input);
                 Ok(())
             }),
             "outputs" => s.list("'outputs'", |s, at| {
                 bound(at, "outputs")?;
                 let mut output = Output::default();
-                s.object(&format!("output {at}"), |s, key| output.key(s, key, at))?;
+                s.object(format_args!("output {at}"), |s, key| output.key(s, key, at))?;
                 self.outputs.push(output);
                 Ok(())
             }),
@@ -140,8 +140,8 @@ fn bound(at: usize, what: &str) -> Read<()> {
     }
 }
 
-fn short_text(s: &mut Scanner<'_>, what: &str) -> Read<String> {
-    let text = s.text_value(what)?;
+fn short_text(s: &mut Scanner<'_>, what: impl std::fmt::Display) -> Read<String> {
+    let text = s.text_value(&what)?;
     match text.len() <= NAME_BYTES_MAX {
         true => Ok(text.into_owned()),
         false => Err(Refusal::Invalid(format!("{what} is longer than {NAME_BYTES_MAX} bytes"))),
@@ -164,10 +164,10 @@ fn timeout_us(s: &mut Scanner<'_>) -> Read<Option<Duration>> {
 impl Input {
     fn key(&mut self, s: &mut Scanner<'_>, key: &str, at: usize) -> Read<()> {
         match key {
-            "name" => short_text(s, &format!("'name' of input {at}")).map(|name| self.name = Some(name)),
+            "name" => short_text(s, format_args!("'name' of input {at}")).map(|name| self.name = Some(name)),
             "shape" => {
                 let mut shape = Vec::new();
-                s.list(&format!("'shape' of input {at}"), |s, dimension| {
+                s.list(format_args!("'shape' of input {at}"), |s, dimension| {
                     if dimension > DIMENSIONS_MAX {
                         return Err(Refusal::Invalid(format!("input {at} has more than {DIMENSIONS_MAX} dimensions")));
                     }
@@ -178,12 +178,12 @@ impl Input {
                 Ok(())
             }
             "datatype" => {
-                let name = s.text_value(&format!("'datatype' of input {at}"))?;
+                let name = s.text_value(format_args!("'datatype' of input {at}"))?;
                 self.datatype = Some(Datatype::parse(&name)?);
                 Ok(())
             }
             "parameters" if s.kind()? == Kind::Null => s.null(),
-            "parameters" => s.object(&format!("'parameters' of input {at}"), |s, key| match key {
+            "parameters" => s.object(format_args!("'parameters' of input {at}"), |s, key| match key {
                 "binary_data_size" => s.usize("'binary_data_size'").map(|size| self.binary_size = Some(size)),
                 "shared_memory_region" => {
                     Err(Refusal::Unimplemented("shared memory is not served; send the tensor's bytes".into()))
@@ -288,9 +288,9 @@ fn rows(face: &Face, mut input: Input, json: &[u8], binary: &[u8]) -> Result<Row
 impl Output {
     fn key(&mut self, s: &mut Scanner<'_>, key: &str, at: usize) -> Read<()> {
         match key {
-            "name" => short_text(s, &format!("'name' of output {at}")).map(|name| self.name = Some(name)),
+            "name" => short_text(s, format_args!("'name' of output {at}")).map(|name| self.name = Some(name)),
             "parameters" if s.kind()? == Kind::Null => s.null(),
-            "parameters" => s.object(&format!("'parameters' of output {at}"), |s, key| match key {
+            "parameters" => s.object(format_args!("'parameters' of output {at}"), |s, key| match key {
                 "binary_data" => s.bool_value("'binary_data'").map(|binary| self.binary = Some(binary)),
                 "classification" => s.usize("'classification'").map(|n| self.largest = (n > 0).then_some(n)),
                 "shared_memory_region" => {
