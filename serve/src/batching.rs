@@ -19,10 +19,19 @@ pub struct Policy {
     pub requests_max: usize,
     /// Their bytes at most.
     pub bytes_max: usize,
+    /// A model whose full batch takes less is computed by the threads that read requests: handing it to another
+    /// and back costs more. Nothing is, if batches wait for more.
+    pub quick: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { rows_max: 64, delay: Duration::ZERO, requests_max: 1024, bytes_max: crate::limits::QUEUE_BYTES_MAX }
+        Policy {
+            rows_max: 64,
+            delay: Duration::ZERO,
+            requests_max: 1024,
+            bytes_max: crate::limits::QUEUE_BYTES_MAX,
+            quick: crate::limits::QUICK_MAX,
+        }
     }
 }

@@ -37,6 +37,8 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const QUOTE_CHARS_MAX: usize = 80;
 /// Longest time that a request can ask for.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Longest time for which a thread that reads requests computes without reading.
+pub const QUICK_MAX: Duration = Duration::from_micros(500);
 /// Bytes that wait in one model's queue.
 pub const QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Texts of one request: prompts, each so many times.

@@ -3,10 +3,10 @@
 //! The table is replaced whole when something changes; a request keeps what it found until it has its answer.
 
 use crate::batching::Policy;
-use crate::batching::crew::{Crew, Done};
+use crate::batching::crew::{By, Crew, Done};
 use crate::clock::now_us;
 use crate::limits::TIMEOUT_MAX;
-use crate::model::{Face, Model};
+use crate::model::{Face, Model, Predict};
 use crate::refusal::{Refusal, quote};
 use crate::stats::Stats;
 use crate::tensor::Rows;
@@ -59,15 +59,21 @@ impl Loaded {
         left: Option<Left>,
     ) -> Result<Loaded, String> {
         let mut predictors = Vec::new();
+        let mut full_us = u64::MAX;
         for _ in 0..hands.instances.max(1) {
             let mut predictor = model.predictor(hands.threads.max(1))?;
             for count in [1, policy.rows_max.min(WARM_ROWS_MAX)] {
                 predictor.logits(&warm_rows(model.face(), count))?;
             }
+            full_us = full_us.min(full_batch_us(model.face(), predictor.as_mut(), policy.rows_max)?);
             predictors.push(predictor);
         }
+        let by = match Duration::from_micros(full_us) < policy.quick && policy.delay.is_zero() {
+            true => By::Readers,
+            false => By::Threads,
+        };
         let stats = Arc::new(Stats::default());
-        let crew = Crew::start(model.clone(), predictors, policy, stats.clone())
+        let crew = Crew::start(model.clone(), predictors, policy, by, stats.clone())
             .map_err(|error| format!("start a thread to compute on: {error}"))?;
         Ok(Loaded {
             name: name.into(),
@@ -108,6 +114,14 @@ fn warm_rows(face: &Face, count: usize) -> Rows {
         // One row of tokens is as large as a full batch of another model.
         crate::model::Takes::Tokens { .. } => Rows::Tokens { count: 1, length: 1, ids: vec![0] },
     }
+}
+
+/// How long a full batch takes, in µs; a part of a large one tells.
+fn full_batch_us(face: &Face, predictor: &mut dyn Predict, rows_max: usize) -> Result<u64, String> {
+    let rows = warm_rows(face, rows_max.min(WARM_ROWS_MAX));
+    let start_us = now_us();
+    predictor.logits(&rows)?;
+    Ok((now_us() - start_us) * rows_max.div_ceil(rows.count()) as u64)
 }
 
 /// A warm-up is not worth more than so many rows.

@@ -1,4 +1,8 @@
-//! The threads that compute one version of a model, and the way for callers to wait for them.
+//! Those who compute one version of a model, and the way for callers to wait for them.
+//!
+//! A model that takes its time has threads of its own. A quick one is computed by the thread that read the request, once
+//! that has read what else is there: on an idle server an answer then costs no hand-over between threads, on a busy
+//! one requests still form batches. Its threads stay for requests larger than a batch.
 //!
 //! Who leaves (a client that went away, a deadline that passed) is taken out of the queue at once. When the crew is
 //! dropped its threads compute what is still queued and end: nobody who was admitted is left without an answer.
@@ -30,6 +34,14 @@ pub struct Times {
     pub output_us: u64,
 }
 
+/// Who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Threads,
+    /// Tasks of the runtime that reads requests.
+    Readers,
+}
+
 pub struct Crew {
     shared: Arc<Shared>,
 }
@@ -37,6 +49,7 @@ pub struct Crew {
 struct Shared {
     model: Arc<dyn Model>,
     policy: Policy,
+    by: By,
     stats: Arc<Stats>,
     state: Mutex<State>,
     wake: Condvar,
@@ -44,7 +57,19 @@ struct Shared {
 
 struct State {
     queue: Queue<Waiting>,
+    /// Predictors that nobody computes with.
+    idle: Vec<Box<dyn Predict>>,
+    lead: Lead,
     closed: bool,
+}
+
+/// The task that computes on the runtime; there is one at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lead {
+    None,
+    /// It will look at the queue.
+    Coming,
+    Computing,
 }
 
 struct Waiting {
@@ -52,19 +77,25 @@ struct Waiting {
     reply: oneshot::Sender<Result<Done, Refusal>>,
 }
 
+/// Requests that are computed together.
+type Batch = Vec<Entry<Waiting>>;
+
 impl Crew {
     /// Starts a thread for each predictor.
     pub fn start(
         model: Arc<dyn Model>,
         predictors: Vec<Box<dyn Predict>>,
         policy: Policy,
+        by: By,
         stats: Arc<Stats>,
     ) -> std::io::Result<Crew> {
-        let state = Mutex::new(State { queue: Queue::new(policy), closed: false });
-        let crew = Crew { shared: Arc::new(Shared { model, policy, stats, state, wake: Condvar::new() }) };
-        for predictor in predictors {
+        let threads = predictors.len();
+        let state = State { queue: Queue::new(policy), idle: predictors, lead: Lead::None, closed: false };
+        let state = Mutex::new(state);
+        let crew = Crew { shared: Arc::new(Shared { model, policy, by, stats, state, wake: Condvar::new() }) };
+        for _ in 0..threads {
             let shared = crew.shared.clone();
-            std::thread::Builder::new().name("compute".into()).spawn(move || shared.work(predictor))?;
+            std::thread::Builder::new().name("compute".into()).spawn(move || shared.work())?;
         }
         Ok(crew)
     }
@@ -81,9 +112,7 @@ impl Crew {
             deadline_us,
             item: Waiting { rows, reply },
         };
-        let admitted = self.shared.lock().queue.admit(new);
-        let id = admitted.map_err(|full| self.shared.full(full))?;
-        self.shared.wake.notify_one();
+        let id = self.admit(new)?;
         self.shared.stats.pending(1);
         let mut place = Place { shared: &self.shared, id, answered: false };
         let left = Duration::from_micros(deadline_us.saturating_sub(now_us));
@@ -93,6 +122,42 @@ impl Crew {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Refusal::Internal("the thread that computed the answer ended".into())),
             Err(_) => Err(late()),
+        }
+    }
+}
+
+impl Crew {
+    /// Puts a request into the queue and sees to it that somebody will look there.
+    fn admit(&self, new: New<Waiting>) -> Result<u64, Refusal> {
+        let mut state = self.shared.lock();
+        let rows = new.rows;
+        let id = state.queue.admit(new).map_err(|full| self.shared.full(full))?;
+        if self.shared.by == By::Threads || rows > self.shared.policy.rows_max {
+            drop(state);
+            self.shared.wake.notify_one();
+            return Ok(id);
+        }
+        match state.lead {
+            Lead::None => {
+                state.lead = Lead::Coming;
+                drop(state);
+                drop(tokio::spawn(lead(self.shared.clone())));
+            }
+            Lead::Coming => {}
+            // Another instance may have hands free.
+            Lead::Computing if !state.idle.is_empty() => self.shared.wake.notify_one(),
+            Lead::Computing => {}
+        }
+        Ok(id)
+    }
+}
+
+/// Computes on the runtime until the queue is empty. It steps back before each batch, so that what has come is read first.
+async fn lead(shared: Arc<Shared>) {
+    loop {
+        tokio::task::yield_now().await;
+        if !shared.lead_once() {
+            return;
         }
     }
 }
@@ -138,47 +203,100 @@ impl Shared {
         Refusal::Full { what, retry_after_s: 1 }
     }
 
-    fn work(&self, mut predictor: Box<dyn Predict>) {
-        while let Some(batch) = self.next() {
-            let computed = catch_unwind(AssertUnwindSafe(|| self.compute(predictor.as_mut(), batch)));
-            if computed.is_ok() {
-                continue;
-            }
-            // The callers see that their reply was dropped. What the panic left in the predictor is not used again.
-            tracing::error!("a model panicked; its predictor is made anew");
-            match self.model.predictor(1) {
-                Ok(fresh) => predictor = fresh,
-                Err(why) => {
-                    tracing::error!(%why, "a predictor cannot be made anew; its thread ends");
-                    return;
-                }
+    fn work(&self) {
+        while let Some((batch, predictor)) = self.next() {
+            let predictor = self.computed(predictor, batch);
+            self.lock().idle.extend(predictor);
+        }
+    }
+
+    /// Computes a batch and gives the predictor back, or another one if the model panicked.
+    fn computed(&self, mut predictor: Box<dyn Predict>, batch: Batch) -> Option<Box<dyn Predict>> {
+        if catch_unwind(AssertUnwindSafe(|| self.compute(predictor.as_mut(), batch))).is_ok() {
+            return Some(predictor);
+        }
+        // The callers see that their reply was dropped. What the panic left in the predictor is not used again.
+        tracing::error!("a model panicked; its predictor is made anew");
+        match self.model.predictor(1) {
+            Ok(fresh) => Some(fresh),
+            Err(why) => {
+                tracing::error!(%why, "a predictor cannot be made anew; there is one less");
+                None
             }
         }
     }
 
-    /// The next batch; None once the crew is dropped and the queue is empty.
-    fn next(&self) -> Option<Vec<Entry<Waiting>>> {
+    /// The next batch, and what to compute it with; None once the crew is dropped and the queue is empty.
+    fn next(&self) -> Option<(Batch, Box<dyn Predict>)> {
         let mut state = self.lock();
         loop {
             let now_us = now_us();
-            for entry in state.queue.expired(now_us) {
-                let _ = entry.item.reply.send(Err(late()));
+            tell_late(&mut state.queue, now_us);
+            if state.closed && state.queue.is_empty() {
+                return None;
             }
+            let Some(predictor) = state.idle.pop() else {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
             // Nothing more will come to a closed queue: its batches do not wait.
             let take_us = if state.closed { u64::MAX } else { now_us };
-            match state.queue.take(take_us) {
-                Take::Batch(batch) => return Some(batch),
-                Take::Empty if state.closed => return None,
-                Take::Empty => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            let taken = match state.queue.take(take_us) {
+                Take::Batch(batch) => return Some((batch, predictor)),
+                other => other,
+            };
+            state.idle.push(predictor);
+            state = match taken {
                 Take::WaitUntil(at_us) => {
                     let left = Duration::from_micros(at_us.saturating_sub(now_us).max(1));
-                    state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                    self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
-            }
+                _ => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
-    fn compute(&self, predictor: &mut dyn Predict, batch: Vec<Entry<Waiting>>) {
+    /// One batch on the runtime. False when nobody leads any more: nothing waits, or it is the threads' business.
+    fn lead_once(&self) -> bool {
+        let mut state = self.lock();
+        let now_us = now_us();
+        tell_late(&mut state.queue, now_us);
+        let fits = state.queue.front_rows().is_some_and(|rows| rows <= self.policy.rows_max);
+        let taken = match state.idle.pop() {
+            Some(predictor) if fits => match state.queue.take(now_us) {
+                Take::Batch(batch) => Some((batch, predictor)),
+                _ => {
+                    state.idle.push(predictor);
+                    None
+                }
+            },
+            Some(predictor) => {
+                state.idle.push(predictor);
+                None
+            }
+            None => None,
+        };
+        let Some((batch, predictor)) = taken else {
+            state.lead = Lead::None;
+            if !state.queue.is_empty() {
+                self.wake.notify_one();
+            }
+            return false;
+        };
+        state.lead = Lead::Computing;
+        drop(state);
+        let predictor = self.computed(predictor, batch);
+        let mut state = self.lock();
+        state.idle.extend(predictor);
+        let more = !state.queue.is_empty() && !state.closed;
+        state.lead = if more { Lead::Coming } else { Lead::None };
+        if state.closed {
+            self.wake.notify_all();
+        }
+        more
+    }
+
+    fn compute(&self, predictor: &mut dyn Predict, batch: Batch) {
         let start_us = now_us();
         let count: usize = batch.iter().map(|entry| entry.rows).sum();
         let mut callers = Vec::with_capacity(batch.len());
@@ -228,6 +346,13 @@ impl Shared {
             out.append(&mut predictor.logits(&rows.slice(from, (from + most).min(count)))?);
         }
         Ok(out)
+    }
+}
+
+/// Those whose deadline has passed are told.
+fn tell_late(queue: &mut Queue<Waiting>, now_us: u64) {
+    for entry in queue.expired(now_us) {
+        let _ = entry.item.reply.send(Err(late()));
     }
 }
 

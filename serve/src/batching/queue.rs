@@ -59,6 +59,11 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
+    /// Rows of the request that has waited longest.
+    pub fn front_rows(&self) -> Option<usize> {
+        self.waiting.front().map(|entry| entry.rows)
+    }
+
     /// Gives the id by which the request can be taken out again. A request that is too large for an empty queue is
     /// admitted when it is empty: it can only be computed alone.
     pub fn admit(&mut self, new: New<T>) -> Result<u64, Full> {
@@ -155,7 +160,13 @@ mod tests {
     use std::time::Duration;
 
     fn policy(rows_max: usize, delay_us: u64) -> Policy {
-        Policy { rows_max, delay: Duration::from_micros(delay_us), requests_max: 4, bytes_max: 1000 }
+        Policy {
+            rows_max,
+            delay: Duration::from_micros(delay_us),
+            requests_max: 4,
+            bytes_max: 1000,
+            ..Policy::default()
+        }
     }
 
     fn new(rows: usize, length: usize, now_us: u64) -> New<()> {

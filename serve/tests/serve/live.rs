@@ -42,6 +42,8 @@ fn quick(models: &Path) -> Config {
 fn held(dir: &Path, held: &Held, change: impl FnOnce(&mut Config)) -> Up {
     put(&dir.join("digits/1"), &mlp(0));
     let mut config = quick(dir);
+    // Else a thread that reads requests would be held.
+    config.policy.quick = Duration::ZERO;
     change(&mut config);
     let held = held.clone();
     let open: Open = Arc::new(move |_| Ok(echo(FEATURES, &held)));

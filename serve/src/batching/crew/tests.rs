@@ -12,10 +12,14 @@ fn policy() -> Policy {
 }
 
 fn crew(held: &Held) -> (Crew, Arc<Stats>) {
+    crew_of(held, By::Threads)
+}
+
+fn crew_of(held: &Held, by: By) -> (Crew, Arc<Stats>) {
     let stats = Arc::new(Stats::default());
     let model = echo(2, held);
     let predictors = vec![model.predictor(1).unwrap()];
-    (Crew::start(model, predictors, policy(), stats.clone()).unwrap(), stats)
+    (Crew::start(model, predictors, policy(), by, stats.clone()).unwrap(), stats)
 }
 
 const LATER: u64 = u64::MAX / 2;
@@ -126,4 +130,77 @@ async fn a_model_that_panics_costs_its_callers_alone() {
     let refusal = crew.infer(rows(&[1.0, 2.0]), LATER).await.unwrap_err();
     assert_eq!(refusal.status(), 500, "{refusal}");
     assert_eq!(crew.infer(rows(&[1.0, 2.0]), LATER).await.unwrap().logits, [1.0, 2.0]);
+}
+
+#[tokio::test]
+async fn a_quick_model_is_computed_where_requests_are_read_those_together_that_are_there() {
+    let (crew, stats) = crew_of(&Held::new(), By::Readers);
+    let pairs = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]];
+    let [a, b, c] = pairs.each_ref().map(|pair| crew.infer(rows(pair), LATER));
+    let (a, b, c) = tokio::join!(a, b, c);
+    assert_eq!([a, b, c].map(|done| done.unwrap().logits), pairs.map(|pair| pair.to_vec()));
+    assert_eq!((stats.counts().rows, stats.counts().executions), (3, 1));
+    assert_eq!(crew.shared.lock().lead, Lead::None);
+}
+
+#[tokio::test]
+async fn a_request_larger_than_a_batch_is_the_threads_business() {
+    let held = Held::new();
+    let (crew, stats) = crew_of(&held, By::Readers);
+    let gate = held.hold();
+    let numbers: Vec<f32> = (0..22).map(|i| i as f32).collect();
+    // This test's thread would be stuck in the call if it computed.
+    let open = async {
+        held.until_entered(1).await;
+        drop(gate);
+    };
+    let (done, ()) = tokio::join!(crew.infer(rows(&numbers), LATER), open);
+    assert_eq!(done.unwrap().logits, numbers);
+    assert_eq!(crew.infer(rows(&[1.0, 2.0]), LATER).await.unwrap().logits, [1.0, 2.0]);
+    assert_eq!(stats.counts().rows, 12);
+}
+
+#[tokio::test]
+async fn small_requests_behind_a_large_one_are_answered_too() {
+    let held = Held::new();
+    let (crew, stats) = crew_of(&held, By::Readers);
+    let gate = held.hold();
+    let numbers: Vec<f32> = (0..22).map(|i| i as f32).collect();
+    let small = async {
+        held.until_entered(1).await;
+        let both = async { tokio::join!(crew.infer(rows(&[1.0, 2.0]), LATER), crew.infer(rows(&[3.0, 4.0]), LATER)) };
+        let open = async {
+            until_waiting(&crew, 2).await;
+            drop(gate);
+        };
+        tokio::join!(both, open).0
+    };
+    let (large, (a, b)) = tokio::join!(crew.infer(rows(&numbers), LATER), small);
+    assert!(large.is_ok() && a.is_ok() && b.is_ok());
+    assert_eq!(stats.counts().rows, 13);
+}
+
+#[tokio::test]
+async fn a_quick_model_that_panics_costs_its_callers_alone() {
+    let held = Held::new();
+    let (crew, _) = crew_of(&held, By::Readers);
+    held.panic_once();
+    assert_eq!(crew.infer(rows(&[1.0, 2.0]), LATER).await.unwrap_err().status(), 500);
+    assert_eq!(crew.infer(rows(&[1.0, 2.0]), LATER).await.unwrap().logits, [1.0, 2.0]);
+}
+
+#[test]
+fn a_quick_model_whose_runtime_ends_is_computed_by_its_threads() {
+    let (crew, _) = crew_of(&Held::new(), By::Readers);
+    let shared = crew.shared.clone();
+    let (reply, answer) = oneshot::channel();
+    // A leader that never came.
+    let mut state = shared.lock();
+    state.lead = Lead::Coming;
+    let item = Waiting { rows: rows(&[1.0, 2.0]), reply };
+    let new = New { rows: 1, length: 1, bytes: 8, now_us: 0, deadline_us: LATER, item };
+    state.queue.admit(new).unwrap();
+    drop(state);
+    drop(crew);
+    assert_eq!(answer.blocking_recv().unwrap().unwrap().logits, [1.0, 2.0]);
 }
