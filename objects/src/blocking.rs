@@ -73,6 +73,11 @@ impl Store {
         wait(async move { store.get(&name, limit).await })
     }
 
+    pub fn get_file(&self, name: &str, path: &Path, limit: u64) -> Result<(u64, Digest)> {
+        let (store, name, path) = (self.0.clone(), name.to_string(), path.to_path_buf());
+        wait(async move { store.get_file(&name, &path, limit).await })
+    }
+
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let (store, name) = (self.0.clone(), name.to_string());
         wait(async move { store.get_range(&name, range).await })

@@ -8,18 +8,21 @@ use crate::patience::{Patience, Tries};
 use crate::upload::Upload;
 use crate::{PUT_NEW_BYTES_MAX, Result, name, s3};
 use bytes::{Bytes, BytesMut};
+use elastic_spec::Digest;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use sha2::Digest as _;
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::io::AsyncWriteExt;
 
 /// Larger objects are read in pieces of so many bytes, which are asked for again one by one …
 pub(crate) const PIECE_BYTES: u64 = 8 << 20;
@@ -60,6 +63,8 @@ pub struct Entry {
     pub name: String,
     pub bytes: u64,
     pub modified: SystemTime,
+    /// Changes with the bytes.
+    pub etag: Option<String>,
 }
 
 impl Store {
@@ -190,6 +195,31 @@ impl Store {
         Ok(whole.freeze())
     }
 
+    /// Copies an object of at most `limit` bytes into a new local file, with a few pieces in memory. Gives its length and
+    /// the SHA-256 of what was written. After an error the file holds the beginning.
+    pub async fn get_file(&self, name: &str, path: &Path, limit: u64) -> Result<(u64, Digest)> {
+        let key = self.key(name)?;
+        let meta = self.head(name).await?.ok_or_else(|| Error::NotFound { place: self.place(name) })?;
+        let bytes = meta.bytes;
+        if bytes > limit {
+            return Err(Error::TooLarge { place: self.place(name), bytes, limit });
+        }
+        let bad = |error| Error::File { path: path.to_path_buf(), error };
+        let mut file = tokio::fs::File::create(path).await.map_err(bad)?;
+        let ranges = (0..bytes).step_by(PIECE_BYTES as usize).map(|at| at..(at + PIECE_BYTES).min(bytes));
+        let pieces = ranges.map(|range| self.piece(name, &key, range, meta.etag.clone()));
+        let mut pieces = stream::iter(pieces).buffered(PIECES_AT_ONCE);
+        let mut hash = sha2::Sha256::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
+            hash.update(&piece);
+            file.write_all(&piece).await.map_err(bad)?;
+        }
+        // Without it a last write may still be under way, and its error lost.
+        file.flush().await.map_err(bad)?;
+        Ok((bytes, Digest(hash.finalize().into())))
+    }
+
     /// Some bytes of an object, which must have them all.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         self.piece(name, &self.key(name)?, range, None).await
@@ -254,7 +284,7 @@ impl Store {
             let name = meta.location.as_ref().get(strip..)?.to_string();
             // What others have put there under names of their own is not ours to touch.
             name::check(&name).ok()?;
-            Some(Entry { name, bytes: meta.size, modified: meta.last_modified.into() })
+            Some(Entry { name, bytes: meta.size, modified: meta.last_modified.into(), etag: meta.e_tag })
         };
         let mut entries: Vec<Entry> = found.into_iter().filter_map(entry).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));

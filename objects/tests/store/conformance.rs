@@ -50,6 +50,13 @@ async fn large_ones_go_in_parts_and_come_in_pieces(store: &Store) {
     let large = bytes(20 * MIB + 3, 2);
     store.put("large", large.clone()).await.unwrap();
     assert_eq!(Digest::of(&store.get("large", 1 << 30).await.unwrap()), Digest::of(&large));
+    let dir = tempfile::tempdir().unwrap();
+    let copied = store.get_file("large", &dir.path().join("copy"), 1 << 30).await.unwrap();
+    assert_eq!(copied, (large.len() as u64, Digest::of(&large)));
+    assert!(std::fs::read(dir.path().join("copy")).unwrap() == large);
+    let refused = store.get_file("large", &dir.path().join("other"), 20 << 20).await.unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { .. }) && !dir.path().join("other").exists(), "{refused}");
+    assert!(store.get_file("none", &dir.path().join("none"), 1).await.unwrap_err().is_not_found());
     let exact = bytes(16 * MIB, 3);
     store.put("exact", exact.clone()).await.unwrap();
     assert_eq!(Digest::of(&store.get("exact", 16 << 20).await.unwrap()), Digest::of(&exact));
