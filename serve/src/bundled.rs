@@ -3,7 +3,8 @@
 use crate::model::{Face, Model, Predict, Takes};
 use crate::tensor::Rows;
 use crate::text::{Continue, Writer};
-use elastic_bundle::{Bundle, Found, Generator, GeneratorSize, Predictor, Seat, Shape, Wanted};
+use elastic_bundle::{Bundle, Found, Generator, GeneratorSize, Manifest, Predictor, Seat, Shape, Wanted};
+use elastic_spec::Digest;
 use elastic_transform::{Text, Transform, scaled};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,17 @@ pub fn open(dir: &Path) -> Result<Arc<dyn Model>, String> {
     let text = bundle.model.text().map_err(|why| format!("tokenizer.json: {why}"))?.map(Arc::new);
     let first = Predictor::new(&bundle.model, 1)?;
     Ok(Arc::new(Bundled { face, scale, text, first: Mutex::new(first) }))
+}
+
+/// Of a manifest: each file's name, length and digest. The names are those that a bundle may have, and no others.
+pub(crate) fn files(manifest: &[u8]) -> Result<Vec<(String, u64, Digest)>, String> {
+    let manifest = Manifest::parse(manifest)?;
+    Ok(manifest.files.into_iter().map(|file| (file.name, file.bytes, file.sha256)).collect())
+}
+
+/// Does every digest agree?
+pub(crate) fn is_whole(dir: &Path) -> bool {
+    Bundle::open(dir).is_ok()
 }
 
 /// When the bundle's manifest was written, in unix seconds.

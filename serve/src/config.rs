@@ -3,15 +3,19 @@
 use crate::batching::Policy;
 use crate::keys::Keys;
 use crate::limits::CONNECTIONS_MAX;
+use crate::repository::mirror::Mirror;
 use crate::serving::Hands;
 use crate::text;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub struct Config {
     /// A bundle, or a directory of models.
     pub models: PathBuf,
+    /// Where those are copies from.
+    pub mirror: Option<Arc<Mirror>>,
     pub policy: Policy,
     pub hands: Hands,
     pub text: text::Policy,
@@ -47,6 +51,7 @@ impl Config {
     pub fn new(models: PathBuf) -> Config {
         Config {
             models,
+            mirror: None,
             policy: Policy::default(),
             hands: Hands { instances: 1, threads: 1 },
             text: text::Policy::default(),

@@ -2,9 +2,11 @@
 //!
 //! [`scan`] looks, [`machine`] decides (pure), this file carries out: it loads and warms a version aside, one at a time,
 //! and only then puts it into the table that requests look into. A version that is taken out of the table answers
-//! what it was asked and is gone when its last request has its answer.
+//! what it was asked and is gone when its last request has its answer. Of a registry in a bucket the directory is a copy
+//! that [`mirror`] keeps.
 
 pub mod machine;
+pub mod mirror;
 pub mod scan;
 
 use crate::bundled;
@@ -100,8 +102,13 @@ pub(crate) async fn run(shared: Arc<Shared>, open: Open, inbox: Inbox, mut end: 
         asked: Vec::new(),
         view: View::default(),
     };
-    repository.look().await;
-    let poll = repository.shared.config.poll;
+    let mirror = repository.shared.config.mirror.clone();
+    let mut passes = mirror.as_ref().map(|mirror| mirror.passes());
+    // A copy is looked at when it has changed.
+    let poll = repository.shared.config.poll.filter(|_| mirror.is_none());
+    if mirror.is_none() {
+        repository.look().await;
+    }
     let mut ticks = tokio::time::interval(poll.unwrap_or(RETRY_TICK));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -113,6 +120,7 @@ pub(crate) async fn run(shared: Arc<Shared>, open: Open, inbox: Inbox, mut end: 
                 Some(order) => repository.order(order).await,
                 None => return,
             },
+            () = passed(&mut passes) => repository.look().await,
             _ = ticks.tick() => match poll {
                 Some(_) => repository.look().await,
                 None => repository.step(Event::Tick),
@@ -121,12 +129,28 @@ pub(crate) async fn run(shared: Arc<Shared>, open: Open, inbox: Inbox, mut end: 
     }
 }
 
+/// The mirror has something; never without one.
+async fn passed(passes: &mut Option<watch::Receiver<u64>>) {
+    let is_told = match passes {
+        Some(passes) => passes.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_told {
+        std::future::pending::<()>().await;
+    }
+}
+
 const RETRY_TICK: Duration = Duration::from_secs(1);
 
 impl Repository {
     async fn look(&mut self) {
         let root = self.shared.config.models.clone();
-        match tokio::task::spawn_blocking(move || scan::scan(&root)).await {
+        let mirror = self.shared.config.mirror.clone();
+        let scan = move || match mirror {
+            Some(mirror) => mirror.scan(scan::scan),
+            None => scan::scan(&root),
+        };
+        match tokio::task::spawn_blocking(scan).await {
             Ok(Ok(found)) => self.step(Event::Found(found)),
             // What is loaded goes on answering while its files cannot be seen.
             Ok(Err(why)) => {
@@ -232,11 +256,13 @@ impl Repository {
         let (open, done) = (self.open.clone(), self.done.clone());
         let (policy, hands) = (self.shared.config.policy, self.shared.config.hands);
         let text = self.shared.config.text;
+        let mirror = self.shared.config.mirror.as_ref();
+        let refused = mirror.and_then(|mirror| mirror.refusal(&load.name, load.version, load.mark));
         tokio::task::spawn_blocking(move || {
             let (name, version) = (load.name.clone(), load.version);
             let left = Left(Box::new(move || info!(model = %name, version, "a version has answered its last request")));
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let model = open(&load.dir)?;
+                let model = refused.map_or_else(|| open(&load.dir), Err)?;
                 let loaded = Loaded::start(&load.name, load.version, model, policy, hands, Some(left))?;
                 let loaded = loaded.with_text(text, hands.threads);
                 if let (Takes::Tokens { .. }, Err(why)) = (&loaded.face().takes, loaded.text()) {

@@ -44,6 +44,9 @@ impl Server {
     pub fn start(config: Config, listeners: Listeners, open: Open) -> Result<Server> {
         let (orders, inbox): (Orders, Inbox) = Orders::new();
         let acceptor = config.certificate.as_ref().map(tls::acceptor).transpose()?;
+        if let Some(mirror) = &config.mirror {
+            mirror.start(config.keep, config.poll).context("start the thread of the mirror")?;
+        }
         let shared = Arc::new(Shared::new(config, orders));
         let (stop, stopped) = watch::channel(false);
         let mut tasks = vec![tokio::spawn(repository::run(shared.clone(), open, inbox, stopped.clone()))];

@@ -78,7 +78,8 @@ impl Shared {
         }
         let settled = self.view.lock().unwrap_or_else(PoisonError::into_inner).settled;
         if !settled {
-            return Err("models are being loaded".into());
+            let away = self.config.mirror.as_ref().and_then(|mirror| mirror.status().away);
+            return Err(away.unwrap_or_else(|| "models are being loaded".into()));
         }
         match self.serving.table().models.values().any(|entry| !entry.versions.is_empty()) {
             true => Ok(()),
@@ -106,6 +107,11 @@ impl Shared {
 
     /// Looks for the model's newest files now, and returns when they answer or are refused.
     pub async fn load(&self, name: &str) -> Result<(), Refusal> {
+        if let Some(mirror) = &self.config.mirror {
+            let went = tokio::time::timeout(self.config.timeout, mirror.pass()).await;
+            let went = went.unwrap_or_else(|_| Err(format!("{} has not been looked at in time", mirror.address())));
+            went.map_err(Refusal::Unready)?;
+        }
         self.orders.load(name).await
     }
 

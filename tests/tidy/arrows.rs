@@ -40,8 +40,17 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("elastic-objects", &["elastic-spec"], "bytes by name, for whoever keeps some; a digest is the domain's word"),
     (
         "elastic-serve",
-        &["elastic-spec", "elastic-transform", "elastic-bundle", "elastic-tensor", "elastic-models", "elastic-cuda"],
-        "answers requests with bundles; there is no path from it to the training runtime",
+        &[
+            "elastic-spec",
+            "elastic-transform",
+            "elastic-bundle",
+            "elastic-objects",
+            "elastic-tensor",
+            "elastic-models",
+            "elastic-cuda",
+        ],
+        "answers requests with bundles, copied from buckets where they lie there; there is no path from it to the \
+         training runtime",
     ),
     (
         "elastic-load",

@@ -86,6 +86,25 @@ fn of_server(out: &mut String, shared: &Shared) {
     let (loads, failures) = shared.loads();
     one(out, "elastic_serve_loads_total", "counter", "Versions that were loaded", loads);
     one(out, "elastic_serve_load_failures_total", "counter", "Versions that could not be loaded", failures);
+    if let Some(mirror) = &shared.config.mirror {
+        let status = mirror.status();
+        one(
+            out,
+            "elastic_serve_mirror_away",
+            "gauge",
+            "1 if the last look at the bucket failed",
+            status.away.is_some().into(),
+        );
+        one(out, "elastic_serve_mirror_passes_total", "counter", "Looks at the bucket", status.passes);
+        one(out, "elastic_serve_mirror_failures_total", "counter", "Looks that failed", status.failures);
+        one(out, "elastic_serve_mirror_versions_total", "counter", "Versions that were copied", status.versions);
+        one(out, "elastic_serve_mirror_bytes_total", "counter", "Bytes of theirs", status.bytes);
+        let refused = status.refused() as u64;
+        one(out, "elastic_serve_mirror_refused", "gauge", "Versions in the bucket that are not whole", refused);
+        let name = "elastic_serve_mirror_last_success_timestamp_seconds";
+        head(out, name, "gauge", "Unix time of the last look that went well");
+        let _ = writeln!(out, "{name} {}", status.last_ms as f64 / 1000.0);
+    }
     head(out, "elastic_serve_model_state", "gauge", "1 for the state that a version is in");
     for row in shared.index() {
         let (name, version) = (escaped(&row.name), escaped(&row.version));
