@@ -8,8 +8,9 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueHint};
 use elastic_proto::{Access, OwnCertificate};
 use elastic_serve::repository::bundles;
+use elastic_serve::repository::mirror::{Mirror, is_address};
 use elastic_serve::{Certificate, Config, Keys, Listeners, Server, bind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -19,6 +20,7 @@ Examples:
   elastic serve digits                             a bundle, to this machine, at ports 8000 and 8001
   elastic serve registry --http 0.0.0.0:8000 --tls-cert cert.pem --tls-key key.pem --api-key-file keys
   elastic serve registry --max-batch 128 --batch-delay-us 500 --threads 4
+  elastic serve s3://bucket/registry --cache /var/cache/registry
   curl localhost:8000/v2/models/digits
   curl localhost:8000/v1/models/digits:predict -d '{\"instances\": [[0, 0, 5, …]]}'
   curl localhost:8000/v1/completions -d '{\"model\": \"gpt\", \"prompt\": \"one and \"}'
@@ -27,6 +29,8 @@ Examples:
 MODELS is a bundle, or a directory of models: NAME/1, NAME/2, … are versions,
 and the newest answers; NAME/labels.json gives names to some ({\"stable\": 1}).
 New versions are loaded aside, answer when they are warm, and leave no gap.
+MODELS may be s3://bucket/prefix: what is served is copied here and followed
+(credentials: docs/storage.md).
 
 Addresses like :8000 are this machine's only. Others need a certificate, or
 --insecure.
@@ -34,9 +38,12 @@ Addresses like :8000 are this machine's only. Others need a certificate, or
 Exit codes: 0 drained, 1 a bundle cannot be served or requests were cut off at
 the end, 2 mistakes on the command line.")]
 pub struct Serve {
-    /// A bundle, or a directory of models
+    /// A bundle, or a directory of models; s3://bucket/prefix for one in a bucket
     #[arg(value_name = "MODELS", value_hint = ValueHint::DirPath)]
-    pub models: PathBuf,
+    pub models: String,
+    /// Where copies from a bucket are kept [default: a temporary directory, gone at the end]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub cache: Option<PathBuf>,
     /// Address for HTTP
     #[arg(long, value_name = "HOST:PORT", default_value = ":8000")]
     pub http: String,
@@ -76,7 +83,7 @@ pub struct Serve {
     /// Newest versions of a model that answer; those with a label do besides
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub keep: u16,
-    /// How often the directory is looked at, in ms; 0 is only when a client asks for a load
+    /// How often the directory or the bucket is looked at, in ms; 0 is only when a client asks for a load
     #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(..=86_400_000))]
     pub poll_ms: u64,
     /// Most connections at once
@@ -100,7 +107,11 @@ pub fn run(args: Serve) -> Outcome {
     let config = config(&args)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(args.io_threads.into()).thread_name("io").enable_all().build();
+    let mirror = config.mirror.clone();
     let outcome = runtime.context("start the runtime")?.block_on(serve(args, config));
+    if let Some(mirror) = mirror {
+        mirror.end();
+    }
     // A load that is under way is not waited for: the process ends.
     outcome
 }
@@ -113,7 +124,7 @@ async fn serve(args: Serve, config: Config) -> Outcome {
     };
     let local = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
     let (at_http, at_grpc) = (local(&http), grpc.as_ref().map_or("off".into(), local));
-    tracing::info!(http = %at_http, grpc = %at_grpc, models = %config.models.display(), "server starts");
+    tracing::info!(http = %at_http, grpc = %at_grpc, models = %args.models, "server starts");
     let is_bundle = config.models.join("manifest.json").exists();
     let server = Server::start(config, Listeners { http, grpc }, bundles())?;
     let interrupted = signals::interrupted();
@@ -151,19 +162,19 @@ async fn listen(address: &str, listening: &Listening, flag: &str) -> Result<TcpL
 }
 
 fn config(args: &Serve) -> Result<Config> {
-    let models = &args.models;
-    if !models.is_dir() {
-        return Err(mistake(anyhow!(
-            "{}: there is no such directory; `elastic export` makes a bundle",
-            models.display()
-        )));
-    }
-    if models.join("model.json").exists() && !models.join("manifest.json").exists() {
-        let why = "there is no manifest.json: it is not a whole bundle yet";
-        return Err(mistake(anyhow!("{}: {why}", models.display())));
-    }
+    let mut config = match is_address(&args.models) {
+        true => {
+            let mirror = Mirror::open(&args.models, args.cache.clone()).map_err(|why| mistake(anyhow!("{why}")))?;
+            let mut config = Config::new(mirror.root().to_path_buf());
+            config.mirror = Some(mirror);
+            config
+        }
+        false if args.cache.is_some() => {
+            return Err(mistake(anyhow!("--cache is for models in a bucket; {} is none", args.models)));
+        }
+        false => Config::new(directory(&args.models)?),
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut config = Config::new(models.clone());
     config.policy.rows_max = args.max_batch as usize;
     config.policy.delay = Duration::from_micros(args.batch_delay_us);
     config.policy.requests_max = args.queue as usize;
@@ -187,4 +198,20 @@ fn config(args: &Serve) -> Result<Config> {
         config.certificate = Some(Certificate { chain_pem: read_text(&chain)?, key_pem: read_text(&key)? });
     }
     Ok(config)
+}
+
+/// A folder as it is, or as file:///folder.
+fn directory(models: &str) -> Result<PathBuf> {
+    let models = Path::new(models.strip_prefix("file://").unwrap_or(models));
+    if !models.is_dir() {
+        return Err(mistake(anyhow!(
+            "{}: there is no such directory; `elastic export` makes a bundle",
+            models.display()
+        )));
+    }
+    if models.join("model.json").exists() && !models.join("manifest.json").exists() {
+        let why = "there is no manifest.json: it is not a whole bundle yet";
+        return Err(mistake(anyhow!("{}: {why}", models.display())));
+    }
+    Ok(models.to_path_buf())
 }

@@ -18,6 +18,7 @@ mod groups;
 mod inputs;
 mod last_step;
 mod membership;
+mod mirrors;
 mod netns;
 mod not_finite;
 mod pipelines;
