@@ -100,6 +100,16 @@ fn every_flag_in_the_manifests_exists_in_the_program() {
 }
 
 #[test]
+fn with_a_bucket_no_volume_is_shared_and_serving_follows_the_registry_there() {
+    let test = "with_a_bucket_no_volume_is_shared_and_serving_follows_the_registry_there";
+    let Some(text) = built(test, "overlays/s3") else { return };
+    assert!(!text.contains("ReadWriteMany") && !text.contains("claimName"), "{text}");
+    let lines = command_lines(&text);
+    let serve = lines.iter().find(|args| args[0] == "serve").expect("the serving");
+    assert_eq!(serve[1..3], ["$(ELASTIC_REGISTRY)", "--cache=/registry/copies"]);
+}
+
+#[test]
 fn secrets_in_the_manifests_are_those_that_elastic_certs_makes() {
     let test = "secrets_in_the_manifests_are_those_that_elastic_certs_makes";
     let dir = tempfile::tempdir().expect("a temporary directory");
