@@ -8,6 +8,7 @@ use super::plan::{LABELS, Local, LocalModel, MANIFEST, Mark};
 use crate::bundled;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,8 @@ impl Cache {
         if root.exists() {
             fs::remove_dir_all(&root).map_err(|error| at(&root, &error))?;
         }
+        // Nobody else's eyes, and an error where somebody was quicker to take the name.
+        fs::DirBuilder::new().mode(0o700).create(&root).map_err(|error| at(&root, &error))?;
         Cache::open(root, address, true)
     }
 

@@ -130,7 +130,8 @@ fn what_an_earlier_process_left_half_done_goes_and_a_temporary_directory_ends_wi
     assert!(!root.join("m/1").exists() && !root.join(".part").exists());
     let mirror = Mirror::open(world.bucket.path().to_str().unwrap(), None).unwrap();
     let root = mirror.root().to_path_buf();
-    assert!(root.is_dir());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&root).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "nobody else reads it");
     drop(mirror);
     assert!(!root.exists());
 }

@@ -38,7 +38,7 @@ impl World {
     }
 
     fn changes(mut self, name: &str, etag: &str) -> World {
-        let names: Vec<String> = self.listing.models.iter().flat_map(|(_, model)| names(model)).collect();
+        let names: Vec<String> = self.listing.models.values().flat_map(names).collect();
         let entries = names.iter().map(|each| entry(each, if each == name { etag } else { "a" }));
         self.listing = Listing::of(&entries.collect::<Vec<_>>(), "own");
         self
