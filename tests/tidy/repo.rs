@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the repository").to_path_buf()
@@ -70,11 +72,38 @@ fn without_comment(line: &str) -> &str {
 
 /// All files with one of these endings, in order of their paths.
 pub fn files(endings: &[&str]) -> Vec<File> {
-    let mut out = Vec::new();
-    walk(&root(), &root(), endings, &mut out);
-    out.sort_by(|a, b| a.path.cmp(&b.path));
+    let named = paths().iter().filter(|path| endings.iter().any(|end| path.ends_with(end)));
+    let read = |path: &String| {
+        let text = std::fs::read_to_string(root().join(path)).ok()?;
+        Some(File { path: path.clone(), text, is_test_module: false })
+    };
+    let out: Vec<File> = named.filter_map(read).collect();
     assert!(!out.is_empty(), "the repository has files ending in {endings:?}");
     out
+}
+
+/// What is in the repository, or will be with the next commit. What a run or a tool left, and git ignores, is not.
+fn paths() -> &'static [String] {
+    static PATHS: OnceLock<Vec<String>> = OnceLock::new();
+    PATHS.get_or_init(|| {
+        let mut paths = known_to_git().unwrap_or_else(|| {
+            let mut found = Vec::new();
+            walk(&root(), &root(), &mut found);
+            found
+        });
+        paths.sort();
+        paths.dedup();
+        paths
+    })
+}
+
+/// None: there is no git here, or this is no clone.
+fn known_to_git() -> Option<Vec<String>> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root());
+    let said = git.stderr(Stdio::null()).output().ok().filter(|said| said.status.success())?;
+    let paths: Vec<String> = String::from_utf8(said.stdout).ok()?.split_terminator('\0').map(str::to_string).collect();
+    paths.iter().any(|path| path == "Cargo.toml").then_some(paths)
 }
 
 pub fn rust() -> Vec<File> {
@@ -84,22 +113,19 @@ pub fn rust() -> Vec<File> {
     files
 }
 
-/// Folders that a build, a run or a tool makes; git ignores them.
+/// Folders that a build, a run or a tool makes.
 fn is_made(name: &str) -> bool {
     name == "target" || name == "runs" || (name.starts_with('.') && name != ".ci" && name != ".cargo")
 }
 
-fn walk(root: &Path, dir: &Path, endings: &[&str], out: &mut Vec<File>) {
+fn walk(root: &Path, dir: &Path, out: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).expect("a folder of the repository can be read").flatten() {
         let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && !is_made(&name) {
-            walk(root, &path, endings, out);
-        } else if kind.is_file() && endings.iter().any(|end| name.ends_with(end)) {
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            let path = path.strip_prefix(root).expect("found under the root").to_string_lossy().into_owned();
-            out.push(File { path, text, is_test_module: false });
+        if kind.is_dir() && !is_made(&entry.file_name().to_string_lossy()) {
+            walk(root, &path, out);
+        } else if kind.is_file() {
+            out.push(path.strip_prefix(root).expect("found under the root").to_string_lossy().into_owned());
         }
     }
 }
@@ -108,4 +134,19 @@ fn walk(root: &Path, dir: &Path, endings: &[&str], out: &mut Vec<File>) {
 fn comments_are_cut_and_addresses_are_kept() {
     assert_eq!(without_comment("let a = 1; // one"), "let a = 1; ");
     assert_eq!(without_comment("connect(\"http://x\") // y"), "connect(\"http://x\") ");
+}
+
+#[test]
+fn what_a_run_left_in_the_examples_is_no_file_of_the_repository() {
+    let made = root().join("examples/pipeline/digits/registry/tidy-test");
+    std::fs::create_dir_all(&made).expect("a folder that git ignores");
+    std::fs::write(made.join("left.md"), "see [nothing](nowhere.md)").expect("a file that git ignores");
+    let found = known_to_git();
+    std::fs::remove_dir_all(&made).expect("the folder goes");
+    let Some(found) = found else {
+        println!("skipped: what_a_run_left_in_the_examples_is_no_file_of_the_repository: no git, or no clone");
+        return;
+    };
+    assert!(found.iter().any(|path| path == "examples/pipeline/digits/pipeline.toml"));
+    assert!(!found.iter().any(|path| path.ends_with("tidy-test/left.md")), "{found:?}");
 }
