@@ -1,13 +1,14 @@
-//! Finds the model that a path names: a bundle, a run, or a checkpoint of one.
+//! Finds the model that a path names: a bundle, a run, or a checkpoint of one, in a folder or a bucket.
 
 use crate::exit::mistake;
 use anyhow::{Context, Result, anyhow};
 use elastic_bundle::{Bundle, Description, Lived, Model, Provenance, Shape, Tensor};
-use elastic_checkpoint::{Restored, TensorBytes, newest_whole};
+use elastic_checkpoint::{Restored, TensorBytes, newest_whole, newest_whole_in};
 use elastic_spec::about::{self, About, JOB, TOKENIZER, VIEWS};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::DataSource;
 use elastic_transform::Transform;
+use elastic_worker::bucket::{Bucket, is_bucket};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,22 +50,22 @@ pub fn find(path: &Path, asked: &Asked) -> Result<Named> {
 }
 
 fn of_run(path: &Path, asked: &Asked) -> Result<Named> {
-    if !path.exists() {
+    if !path.exists() && address(path).is_none() {
         let cure = "name a run's directory (as `elastic submit` prints it), a checkpoint in it, or a bundle";
         return Err(mistake(anyhow!("{} does not exist; {cure}", path.display())));
     }
-    let run = run_dir(path, asked.run)?;
-    let about = read_about(&run)?;
+    let run = Run::of(path, asked.run)?;
+    let about = run.about()?;
     let restored = newest(path, &run, &about)?;
     let found = restored.manifest.config_sha256;
     if found != about.spec.config_digest() {
-        tracing::warn!(run = %run.display(), "the checkpoint was written by a job with other keys than {JOB} has");
+        tracing::warn!(run = %run.place(), "the checkpoint was written by a job with other keys than {JOB} has");
     }
     let is_average = takes_average(&restored, asked.weights)?;
     let tokenizer = match &about.spec.data.source {
         DataSource::Text { tokenizer: Some(_), .. } => {
-            let path = run.join(TOKENIZER);
-            Some(std::fs::read(&path).with_context(|| format!("read {}", path.display()))?)
+            let bytes = run.read(TOKENIZER)?;
+            Some(bytes.with_context(|| format!("there is no {TOKENIZER} at {}", run.place()))?)
         }
         _ => None,
     };
@@ -74,36 +75,90 @@ fn of_run(path: &Path, asked: &Asked) -> Result<Named> {
     Ok(Named { model, provenance, about: Some(about) })
 }
 
-/// The directory that has the run's `job.json`: the path itself, or above a checkpoint.
-fn run_dir(path: &Path, said: Option<&Path>) -> Result<PathBuf> {
-    if let Some(run) = said {
-        return Ok(run.to_path_buf());
+/// What lies beside a run's checkpoints.
+enum Run {
+    Folder(PathBuf),
+    Bucket(Bucket, PathBuf),
+}
+
+impl Run {
+    /// The one that has the run's `job.json`: the path itself, or above a checkpoint.
+    fn of(path: &Path, said: Option<&Path>) -> Result<Run> {
+        if let Some(run) = said {
+            return Ok(Run::Folder(run.to_path_buf()));
+        }
+        if let Some(address) = address(path) {
+            let run = match address.rsplit_once('/') {
+                Some((run, checkpoint)) if checkpoint.starts_with("step-") => run,
+                _ => address,
+            };
+            let (bucket, root) = open(run)?;
+            return Ok(Run::Bucket(bucket, root));
+        }
+        let whole = path.canonicalize().with_context(|| format!("read {}", path.display()))?;
+        let found = whole.ancestors().take(3).find(|dir| dir.join(JOB).exists());
+        found.map(|dir| Run::Folder(dir.to_path_buf())).ok_or_else(|| {
+            mistake(anyhow!(
+                "there is no {JOB} at {} or above it, which says what the weights belong to; name the run's directory, or \
+                 say it with --run DIR (runs of older versions have none: resume one with `elastic submit --resume`)",
+                path.display()
+            ))
+        })
     }
-    let whole = path.canonicalize().with_context(|| format!("read {}", path.display()))?;
-    let found = whole.ancestors().take(3).find(|dir| dir.join(JOB).exists());
-    found.map(Path::to_path_buf).ok_or_else(|| {
-        mistake(anyhow!(
-            "there is no {JOB} at {} or above it, which says what the weights belong to; name the run's directory, or \
-             say it with --run DIR (runs of older versions have none: resume one with `elastic submit --resume`)",
-            path.display()
-        ))
-    })
+
+    fn place(&self) -> String {
+        match self {
+            Run::Folder(dir) | Run::Bucket(_, dir) => dir.display().to_string(),
+        }
+    }
+
+    /// A file's bytes; None if it is not there.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let reading = || format!("read {name} at {}", self.place());
+        match self {
+            Run::Bucket(bucket, _) => bucket.beside(name).with_context(reading),
+            Run::Folder(dir) => match std::fs::read(dir.join(name)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                bytes => bytes.map(Some).with_context(reading),
+            },
+        }
+    }
+
+    fn about(&self) -> Result<About> {
+        let bytes = self.read(JOB)?.ok_or_else(|| {
+            let cure = "resume the run with `elastic submit --resume`, or name another with --run DIR";
+            mistake(anyhow!("there is no {JOB} at {}, which says what the weights belong to; {cure}", self.place()))
+        })?;
+        let text = String::from_utf8(bytes).map_err(|why| mistake(anyhow!("{JOB} at {}: {why}", self.place())))?;
+        About::from_json(&text).map_err(|why| mistake(anyhow!("{JOB} at {}: {why}", self.place())))
+    }
 }
 
-fn read_about(run: &Path) -> Result<About> {
-    let path = run.join(JOB);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display())).map_err(mistake)?;
-    About::from_json(&text).map_err(|why| mistake(anyhow!("{}: {why}", path.display())))
+/// The address of a bucket, where a path is one.
+fn address(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| is_bucket(text)).map(|text| text.trim_end_matches('/'))
 }
 
-fn newest(path: &Path, run: &Path, about: &About) -> Result<Restored> {
+fn open(address: &str) -> Result<(Bucket, PathBuf)> {
+    Bucket::open(address).map_err(|error| mistake(anyhow::Error::new(error)))
+}
+
+fn newest(path: &Path, run: &Run, about: &About) -> Result<Restored> {
     // A run's checkpoints may lie elsewhere.
-    let elsewhere = match (&about.spec.checkpoint.dir, run.file_name()) {
-        (Some(dir), Some(name)) if path.join(JOB).exists() => Some(Path::new(dir).join(name)),
+    let elsewhere = match (&about.spec.checkpoint.dir, run) {
+        (Some(states), Run::Folder(dir)) if path.join(JOB).exists() => {
+            // A path may end in `..`.
+            let whole = dir.canonicalize().with_context(|| format!("read {}", dir.display()))?;
+            whole.file_name().map(|name| Path::new(states).join(name))
+        }
         _ => None,
     };
     let place = elsewhere.as_deref().unwrap_or(path);
-    let found = newest_whole(place).with_context(|| format!("read the checkpoints at {}", place.display()))?;
+    let found = match address(place) {
+        Some(address) => open(address).and_then(|(bucket, root)| Ok(newest_whole_in(&bucket, &root)?)),
+        None => newest_whole(place).map_err(anyhow::Error::from),
+    };
+    let found = found.with_context(|| format!("read the checkpoints at {}", place.display()))?;
     for refused in &found.refused {
         tracing::warn!(path = %refused.path.display(), why = %refused.why, "a checkpoint is damaged; the one before is taken");
     }
@@ -169,7 +224,7 @@ fn describe(about: &About, labels: Option<Vec<String>>) -> Result<Description> {
     })
 }
 
-fn provenance(run: &Path, about: &About, restored: &Restored, is_average: bool) -> Result<Provenance> {
+fn provenance(run: &Run, about: &About, restored: &Restored, is_average: bool) -> Result<Provenance> {
     let manifest = &restored.manifest;
     Ok(Provenance {
         job: manifest.job.to_string(),
@@ -182,15 +237,20 @@ fn provenance(run: &Path, about: &About, restored: &Restored, is_average: bool) 
         exported_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         source: restored.path.display().to_string(),
         spec: Some(serde_json::to_value(&about.spec).context("the job as JSON")?),
-        views: views(run),
+        views: views(run)?,
     })
 }
 
 /// Lines that cannot be read are left out: a writer may have been killed in the middle of one.
-fn views(run: &Path) -> Vec<Lived> {
-    let text = std::fs::read_to_string(run.join(VIEWS)).unwrap_or_default();
-    let lived = text.lines().filter_map(|line| serde_json::from_str::<about::Lived>(line).ok());
-    lived
-        .map(|view| Lived { term: view.term, gen_: view.gen_, round: view.round.0, members: view.members, at: view.at })
-        .collect()
+fn views(run: &Run) -> Result<Vec<Lived>> {
+    let text = run.read(VIEWS)?.unwrap_or_default();
+    let lived = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<about::Lived>(line).ok());
+    let lived = lived.map(|view| Lived {
+        term: view.term,
+        gen_: view.gen_,
+        round: view.round.0,
+        members: view.members,
+        at: view.at,
+    });
+    Ok(lived.collect())
 }

@@ -19,6 +19,9 @@ const OBJECTS_MAX: usize = 100_000;
 /// Largest event log that is read to see whether it says more than ours: 100 bytes for each of ten million steps.
 const EVENTS_BYTES_MAX: u64 = 1 << 30;
 
+/// Largest of the other objects beside the checkpoints: a tokenizer, or 200 bytes for each of a million views.
+const BESIDE_BYTES_MAX: u64 = 256 << 20;
+
 pub struct Bucket {
     store: Store,
     /// The store's own address, which all paths begin with.
@@ -45,6 +48,19 @@ impl Bucket {
             Ok(_) | Err(Error::NotFound { .. } | Error::TooLarge { .. }) => self.store.put(EVENTS, text.to_string()),
             Err(error) => Err(error),
         }
+    }
+
+    /// A small object beside the checkpoints; None if it is not there.
+    pub fn beside(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match self.store.get(name, BESIDE_BYTES_MAX) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(Error::NotFound { .. } | Error::TooLarge { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn put_beside(&self, name: &str, bytes: Vec<u8>) -> Result<(), Error> {
+        self.store.put(name, bytes)
     }
 
     /// The name of the object at a path, or the prefix of a directory's.

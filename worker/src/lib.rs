@@ -295,6 +295,7 @@ fn place(env: &Env, order: &Order) -> Result<Place, Fault> {
         origin: order.origin(&env.job),
         keep: order.keep(),
         events: order.run_dir().join("events.jsonl"),
+        beside: about::Beside::of(order.run_dir()),
         board: Board::new(order.run_dir(), &order.launch.spec_json),
     })
 }

@@ -4,6 +4,7 @@
 //! when it is done (a newer state is published, which serves them all). What is published, and who does
 //! it, the member decides; the bytes on the disk are `elastic-checkpoint`'s.
 
+use crate::about::Beside;
 use crate::bucket::Bucket;
 use crate::fail;
 use crate::fault::Alarm;
@@ -36,8 +37,9 @@ pub struct Place {
     pub origin: Origin,
     pub keep: Keep,
     pub events: PathBuf,
-    /// Where the event log lies too, beside the checkpoints, if these are in a bucket.
+    /// Where the event log, and what the run is, lie too, beside the checkpoints, if these are in a bucket.
     pub bucket: Option<Arc<Bucket>>,
+    pub beside: Beside,
     pub board: Board,
 }
 
@@ -133,6 +135,7 @@ impl Place {
             .with_context(|| format!("write {}", self.events.display()))?;
         if let Some(bucket) = &self.bucket {
             rows::write_to(bucket, &copy.state.rows).context("write the event log beside the checkpoints")?;
+            self.beside.write(bucket).context("write what the run is beside the checkpoints")?;
         }
         // Curves are for looking at: a job does not wait for them as it does for its log.
         if let Err(error) = self.board.write(&copy.state.rows, copy.epoch) {

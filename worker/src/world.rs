@@ -3,6 +3,7 @@
 //! The control plane is the test itself: it hands out views. The network is a linear model with a squared
 //! loss, so that everything but its arithmetic is the product's.
 
+use crate::about::Beside;
 use crate::agent_link::AgentLink;
 use crate::fault::{Alarm, Fault};
 use crate::job::Job;
@@ -338,6 +339,7 @@ fn place(dir: &Path) -> Place {
         keep: Keep { newest: 2, in_use: Vec::new() },
         events: dir.join("events.jsonl"),
         bucket: None,
+        beside: Beside::of(dir),
         board: Board::new(dir, "{}"),
     }
 }
