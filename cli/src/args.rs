@@ -162,9 +162,9 @@ pub struct Submit {
     /// Directory of the runs, for training on this machine
     #[arg(long, value_name = "DIR", default_value = "runs", value_hint = ValueHint::DirPath)]
     pub runs: PathBuf,
-    /// Make the result the next version of its model in this directory, to be served: DIR/NAME/VERSION
-    #[arg(long, value_name = "DIR", conflicts_with = "detach", value_hint = ValueHint::DirPath)]
-    pub export: Option<PathBuf>,
+    /// Publish the result as the next version of its model, to be served: REGISTRY/NAME/VERSION, in a folder or a bucket
+    #[arg(long, value_name = "REGISTRY", conflicts_with = "detach", value_hint = ValueHint::DirPath)]
+    pub export: Option<String>,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,8 @@ use crate::models::{self, Asked, Named, Weights};
 use crate::show;
 use anyhow::{Context, Result, anyhow};
 use clap::ValueHint;
+use elastic_bundle::Manifest;
+use elastic_pipeline::registry::Registry;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -12,25 +14,29 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   elastic export runs/digits-3f2a --out models/digits              a bundle, to be served
-  elastic export runs/digits-3f2a --out models/digits/2            the second version of a model
+  elastic export runs/digits-3f2a --registry models                the next version of its model, to be served
   elastic export runs/digits-3f2a --labels names.txt --out b       with names for the classes, one a line
   elastic export runs/gpt-77aa --format hf --out gpt-hf            for the transformers library
   elastic export runs/digits-3f2a --format onnx --out digits-onnx
   elastic export runs/digits-3f2a/checkpoints/step-00000450.t1.g1 --out b
+  elastic export s3://bucket/states/digits-3f2a --out b            a run whose checkpoints lie in a bucket
 
 The newest checkpoint that proves whole is taken. The same model gives the same
 files, byte for byte, whoever trained it on however many workers; who that was
 stands in provenance.json beside them. Nothing is ever replaced: --out must not
-exist yet.
+exist yet, and what --registry has already gets no second version.
 
 Exit codes: 0 written, 1 it could not be written, 2 mistakes on the command line.")]
 pub struct Args {
-    /// A run's directory, or a checkpoint
+    /// A run's directory, or a checkpoint, or the same in a bucket
     #[arg(value_name = "RUN|CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
     /// Directory to write
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath, required_unless_present = "registry")]
+    pub out: Option<PathBuf>,
+    /// Publish the bundle as the next version of its model: a folder, or s3://bucket/prefix
+    #[arg(long, value_name = "REGISTRY", value_hint = ValueHint::DirPath, conflicts_with_all = ["out", "format"])]
+    pub registry: Option<String>,
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Bundle)]
     pub format: Format,
@@ -78,19 +84,28 @@ pub fn run(args: Args) -> Outcome {
     let labels = args.labels.as_deref().map(read_labels).transpose()?;
     let asked = Asked { run: args.run.as_deref(), weights: args.weights, labels };
     let named = models::find(&args.path, &asked)?;
-    match args.format.of_others() {
-        Some(format) => in_another_format(&args, &named, format),
-        None => as_bundle(&args, &named),
+    match (&args.registry, &args.out, args.format.of_others()) {
+        (Some(registry), _, _) => {
+            let published = publish(&named, registry)?;
+            tell_bundle(&args, &named, &published.manifest, &published.place, Some(published.version))
+        }
+        (None, None, _) => Err(mistake(anyhow!("--out says where to write, or --registry where to publish")).into()),
+        (None, Some(out), Some(format)) => in_another_format(&args, &named, format, out),
+        (None, Some(out), None) => {
+            let manifest = elastic_bundle::write(out, &named.model, &named.provenance);
+            let manifest = manifest.with_context(|| format!("export {}", args.path.display()))?;
+            tell_bundle(&args, &named, &manifest, &out.display().to_string(), None)
+        }
     }
 }
 
-fn in_another_format(args: &Args, named: &Named, format: elastic_export::Format) -> Outcome {
-    let files = elastic_export::export(&named.model, format, &args.out);
+fn in_another_format(args: &Args, named: &Named, format: elastic_export::Format, out: &Path) -> Outcome {
+    let files = elastic_export::export(&named.model, format, out);
     let files = files.with_context(|| format!("export {}", args.path.display()))?;
     if args.json {
         let value = json!({
             "format": format.as_str(),
-            "out": args.out,
+            "out": out,
             "job": named.provenance.job,
             "step": named.provenance.step,
             "average": named.provenance.average,
@@ -108,14 +123,12 @@ fn in_another_format(args: &Args, named: &Named, format: elastic_export::Format)
     Ok(Exit::Ok)
 }
 
-fn as_bundle(args: &Args, named: &Named) -> Outcome {
-    let manifest = elastic_bundle::write(&args.out, &named.model, &named.provenance);
-    let manifest = manifest.with_context(|| format!("export {}", args.path.display()))?;
+fn tell_bundle(args: &Args, named: &Named, manifest: &Manifest, place: &str, version: Option<u64>) -> Outcome {
     let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
     if args.json {
-        let value = json!({
+        let mut value = json!({
             "format": "bundle",
-            "out": args.out,
+            "out": place,
             "job": named.provenance.job,
             "step": named.provenance.step,
             "average": named.provenance.average,
@@ -123,15 +136,17 @@ fn as_bundle(args: &Args, named: &Named) -> Outcome {
             "content_sha256": manifest.content_sha256,
             "bytes": bytes,
         });
+        if let Some(version) = version {
+            value["version"] = json!(version);
+        }
         show::out(&format!("{value}\n"))?;
         return Ok(Exit::Ok);
     }
     let which = if named.provenance.average { ", the average of its weights" } else { "" };
     show::out(&format!(
-        "step {} of {}{which}\n\n  bundle           {} ({})\n  content SHA-256  {}\n  weights SHA-256  {}\n",
+        "step {} of {}{which}\n\n  bundle           {place} ({})\n  content SHA-256  {}\n  weights SHA-256  {}\n",
         named.provenance.step,
         named.provenance.job,
-        args.out.display(),
         show::bytes(bytes),
         manifest.content_sha256,
         manifest.weights_sha256,
@@ -139,24 +154,30 @@ fn as_bundle(args: &Args, named: &Named) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// Exports a run as the next version of its model in a registry: `<registry>/<job name>/<version>`.
-pub fn as_next_version(run: &Path, registry: &Path) -> Result<PathBuf> {
+/// A bundle in a registry.
+struct InRegistry {
+    manifest: Manifest,
+    version: u64,
+    place: String,
+}
+
+/// Publishes a run as the next version of its model; gives its place.
+pub fn as_next_version(run: &Path, registry: &str) -> Result<String> {
     let asked = Asked { run: None, weights: Weights::Best, labels: None };
-    let named = models::find(run, &asked)?;
-    let model = registry.join(&named.model.description.name);
-    let versions = std::fs::read_dir(&model).map(|entries| {
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max().unwrap_or(0)
-    });
-    let mut version = versions.unwrap_or(0) + 1;
-    loop {
-        let out = model.join(version.to_string());
-        match elastic_bundle::write(&out, &named.model, &named.provenance) {
-            Ok(_) => return Ok(out),
-            // Somebody else was a moment earlier.
-            Err(elastic_bundle::WriteError::Folder(elastic_bundle::FolderError::There(_))) => version += 1,
-            Err(error) => return Err(error).with_context(|| format!("export {}", run.display())),
-        }
-    }
+    Ok(publish(&models::find(run, &asked)?, registry)?.place)
+}
+
+fn publish(named: &Named, registry: &str) -> Result<InRegistry> {
+    let model = &named.model.description.name;
+    let aside = tempfile::tempdir().context("make a temporary directory for the bundle; TMPDIR names another place")?;
+    let bundle = aside.path().join("bundle");
+    let manifest = elastic_bundle::write(&bundle, &named.model, &named.provenance)
+        .with_context(|| format!("write a bundle of {}", named.provenance.source))?;
+    let found = Registry::open(registry)?;
+    let version = found.publish(model, &bundle, || ()).with_context(|| format!("publish {model} in {registry}"))?;
+    found.verify(model, version).context("read back what was published")?;
+    let place = format!("{}/{model}/{version}", registry.trim_end_matches('/'));
+    Ok(InRegistry { manifest, version, place })
 }
 
 /// One name a line; a line end at the end is no name.

@@ -117,11 +117,14 @@ fn memory_of_each(memory: &Memory) -> String {
 /// One whose checkpoints lie in a bucket may have been trained elsewhere.
 fn take_run(runs: &Path, run: &JobId, checkpoints: Option<&str>) -> Result<File> {
     let dir = runs.join(run.as_str());
-    if let Some(place) = checkpoints.filter(|place| is_bucket(place)) {
+    if let Some(place) = checkpoints.filter(|place| is_bucket(place) && !dir.is_dir()) {
         let address = format!("{place}/{run}");
         let (bucket, path) = Bucket::open(&address).map_err(|error| mistake(anyhow::Error::new(error)))?;
         if list_in(&bucket, &path).context("--resume")?.is_empty() {
-            return Err(mistake(anyhow!("--resume {run}: there is no checkpoint at {address}")));
+            return Err(mistake(anyhow!(
+                "--resume {run}: there is no checkpoint at {address}, and no {}",
+                dir.display()
+            )));
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("make the run directory {}", dir.display()))?;
     }
@@ -285,13 +288,15 @@ fn quoted(word: &str) -> String {
 /// `--export`: what succeeded becomes the next version of its model.
 fn export_asked(args: &args::Submit, status: &JobStatus) -> Result<()> {
     let Some(registry) = args.export.as_ref().filter(|_| status.state == JobState::Succeeded) else { return Ok(()) };
-    let run = Path::new(&status.run_dir);
-    if !run.is_dir() {
+    // What lies in a bucket is read there: nodes need not share the directory.
+    let published = status.published.as_ref().map(|published| published.path.as_str());
+    let run = Path::new(published.filter(|path| is_bucket(path)).unwrap_or(&status.run_dir));
+    if !run.is_dir() && !run.to_str().is_some_and(is_bucket) {
         let why = "is not on this machine; run `elastic export` where it is";
         return Err(anyhow!("--export: the run directory {} {why}", run.display()));
     }
     let out = super::export::as_next_version(run, registry)?;
-    eprintln!("  {:<21}{}", "exported to", out.display());
+    eprintln!("  {:<21}{out}", "exported to");
     Ok(())
 }
 
