@@ -66,9 +66,16 @@ impl Program {
         Ok(Running { child, log, out, command })
     }
 
-    /// Runs it to its end; gives the last line of what it printed.
-    pub fn run(&self, dir: &Path, name: &str, args: &[&str], within: Option<Duration>) -> Result<Value, ChildError> {
-        self.start(dir, name, args)?.finish(within)
+    /// Runs it to its end; gives the last line of what it printed. `hears`: each line that it says to people, as it says it.
+    pub fn run(
+        &self,
+        dir: &Path,
+        name: &str,
+        args: &[&str],
+        within: Option<Duration>,
+        hears: &dyn Fn(&str),
+    ) -> Result<Value, ChildError> {
+        self.start(dir, name, args)?.finish(within, hears)
     }
 }
 
@@ -76,13 +83,20 @@ const POLL: Duration = Duration::from_millis(5);
 const GRACE: Duration = Duration::from_secs(20);
 
 impl Running {
-    pub fn finish(mut self, within: Option<Duration>) -> Result<Value, ChildError> {
+    pub fn finish(mut self, within: Option<Duration>, hears: &dyn Fn(&str)) -> Result<Value, ChildError> {
         let command = self.command.clone();
-        let status = match self.wait(within) {
-            Some(status) => status,
-            None => {
-                self.end();
-                return Err(ChildError::Late { command, after: within.unwrap_or_default() });
+        let (begin, mut heard) = (Instant::now(), 0);
+        let status = loop {
+            let left = within.map(|within| within.saturating_sub(begin.elapsed()));
+            let status = self.wait(Some(left.unwrap_or(HEAR_EVERY).min(HEAR_EVERY)));
+            self.hear(&mut heard, hears);
+            match status {
+                Some(status) => break status,
+                None if left.is_some_and(|left| left.is_zero()) => {
+                    self.end();
+                    return Err(ChildError::Late { command, after: within.unwrap_or_default() });
+                }
+                None => {}
             }
         };
         if !status.success() {
@@ -91,6 +105,22 @@ impl Running {
         let text = std::fs::read_to_string(&self.out).unwrap_or_default();
         let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         serde_json::from_str(last).map_err(|_| ChildError::Silent { command })
+    }
+
+    /// Whole lines behind the first `heard` bytes of what it said.
+    fn hear(&self, heard: &mut u64, hears: &dyn Fn(&str)) {
+        let mut bytes = Vec::new();
+        let read = File::open(&self.log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(*heard))?;
+            file.take(HEAR_BYTES).read_to_end(&mut bytes)
+        });
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        // A line that is longer than all that is read at once is passed over.
+        let end = if end == 0 && bytes.len() as u64 == HEAR_BYTES { bytes.len() } else { end };
+        if read.is_ok() {
+            *heard += end as u64;
+            String::from_utf8_lossy(&bytes[..end]).lines().for_each(hears);
+        }
     }
 
     /// None: it still runs.
@@ -144,6 +174,8 @@ impl Running {
 }
 
 const SAID_BYTES: u64 = 4 << 10;
+const HEAR_BYTES: u64 = 64 << 10;
+const HEAR_EVERY: Duration = Duration::from_millis(200);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -6,6 +6,7 @@
 pub mod artifact;
 pub mod cache;
 pub mod child;
+pub mod fail;
 pub mod ingest;
 pub mod judge;
 pub mod lineage;
@@ -13,7 +14,6 @@ pub mod plan;
 pub mod registry;
 pub mod workspace;
 
-mod fail;
 mod http;
 mod job;
 mod run;

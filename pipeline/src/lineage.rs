@@ -64,6 +64,13 @@ pub struct ArtifactRow {
     pub made_unix_ms: i64,
 }
 
+/// Views that the training of a model lived through.
+#[derive(Clone, Debug, Default)]
+pub struct Lived<'a> {
+    pub model: i64,
+    pub views: &'a [Value],
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventRow {
     pub kind: String,
@@ -173,8 +180,14 @@ impl Lineage {
         Ok(execution)
     }
 
-    /// The execution is over: its outputs exist from here on. Gives their ids.
-    pub fn complete(&mut self, execution: i64, outputs: &[(String, Artifact)]) -> Result<Vec<(String, i64)>> {
+    /// The execution is over: its outputs exist from here on. Gives their ids. What it tells of the training is recorded
+    /// with them, so that nothing is lost between the two.
+    pub fn complete(
+        &mut self,
+        execution: i64,
+        outputs: &[(String, Artifact)],
+        lived: &Lived,
+    ) -> Result<Vec<(String, i64)>> {
         let all = self.db.transaction().context("record a result")?;
         let mut ids = Vec::new();
         for (name, artifact) in outputs {
@@ -183,6 +196,7 @@ impl Lineage {
         link(&all, execution, "OUTPUT", &ids).context("record a result")?;
         all.execute("UPDATE executions SET state = ?2, ended = ?3 WHERE id = ?1", params![execution, COMPLETE, now()])
             .context("record a result")?;
+        told_of_training(&all, lived).context("record the views of the training")?;
         all.commit().context("record a result")?;
         Ok(ids)
     }
@@ -210,12 +224,6 @@ impl Lineage {
             link(&all, execution, "OUTPUT", &outputs).context("record a reuse")?;
         }
         all.commit().context("record a reuse")
-    }
-
-    pub fn event(&mut self, execution: i64, kind: &str, name: &str, body: &Value) -> Result<()> {
-        let sql = "INSERT INTO events (execution, kind, name, body, at) VALUES (?1, ?2, ?3, ?4, ?5)";
-        self.db.execute(sql, params![execution, kind, name, body.to_string(), now()]).context("record an event")?;
-        Ok(())
     }
 
     /// A file of somebody else's, known once by its digest.
@@ -365,6 +373,20 @@ fn link(db: &Connection, execution: i64, kind: &str, artifacts: &[(String, i64)]
     artifacts.iter().try_for_each(|(name, id)| db.execute(sql, params![execution, kind, name, id, now()]).map(drop))
 }
 
+/// Once: another export of the same model tells the same.
+fn told_of_training(db: &Connection, lived: &Lived) -> Result<()> {
+    let sql = "SELECT MIN(execution) FROM events WHERE artifact = ?1 AND kind = 'OUTPUT'";
+    let training: Option<i64> = db.query_row(sql, [lived.model], |row| row.get(0))?;
+    let Some(training) = training.filter(|_| !lived.views.is_empty()) else { return Ok(()) };
+    let sql = "SELECT COUNT(*) FROM events WHERE execution = ?1 AND kind = 'VIEW'";
+    let known: i64 = db.query_row(sql, [training], |row| row.get(0))?;
+    let sql = "INSERT INTO events (execution, kind, name, body, at) VALUES (?1, 'VIEW', ?2, ?3, ?4)";
+    for (i, view) in lived.views.iter().enumerate().filter(|_| known == 0) {
+        db.execute(sql, params![training, format!("view-{i}"), view.to_string(), now()])?;
+    }
+    Ok(())
+}
+
 fn events_of(db: &Connection, execution: i64, kind: &str) -> Result<Vec<(String, i64)>> {
     let sql =
         "SELECT name, artifact FROM events WHERE execution = ?1 AND kind = ?2 AND artifact IS NOT NULL ORDER BY id";
@@ -402,7 +424,7 @@ mod tests {
         let inputs = [("path".to_string(), source)];
         let execution = lineage.begin(&run, Stage::Ingest, &parts(), &inputs).unwrap();
         assert_eq!(lineage.earlier("digits", Stage::Ingest).unwrap(), [], "it is not over");
-        lineage.complete(execution, &[("examples".into(), made(3))]).unwrap();
+        lineage.complete(execution, &[("examples".into(), made(3))], &Lived::default()).unwrap();
         assert_eq!(lineage.earlier("digits", Stage::Ingest).unwrap()[0].execution, execution);
         assert_eq!(lineage.earlier("others", Stage::Ingest).unwrap(), [], "another pipeline's work is its own");
 
@@ -418,6 +440,23 @@ mod tests {
         let found = lineage.find(&made(3).digest().to_string()[..8]).unwrap();
         assert_eq!(lineage.executions_of(found[0].id, "OUTPUT").unwrap().len(), 2);
         assert_eq!(lineage.inputs(execution).unwrap()[0].1.kind, "file");
+    }
+
+    #[test]
+    fn the_views_of_a_training_are_told_with_what_was_made_of_its_model_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lineage = Lineage::open(&dir.path().join("lineage.db")).unwrap();
+        let run = lineage.new_run("digits", Digest::of(b"x"), &json!({})).unwrap();
+        let training = lineage.begin(&run, Stage::Train, &parts(), &[]).unwrap();
+        let made = |name: &str| vec![(name.to_string(), Artifact::new(Kind::Model, json!(name), vec![]))];
+        let model = lineage.complete(training, &made("model"), &Lived::default()).unwrap()[0].1;
+        let views = [json!({"gen": 1}), json!({"gen": 2})];
+        for _ in 0..2 {
+            let export = lineage.begin(&run, Stage::Export, &parts(), &[("model".into(), model)]).unwrap();
+            lineage.complete(export, &made("bundle"), &Lived { model, views: &views }).unwrap();
+        }
+        let told: Vec<Value> = lineage.events(training).unwrap().into_iter().map(|event| event.body).collect();
+        assert_eq!(told, views);
     }
 
     #[test]

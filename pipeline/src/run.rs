@@ -3,16 +3,18 @@
 use crate::artifact::{Artifact, Kind};
 use crate::cache::{self, Begin, Earlier, Force, Parts, Verdict, Why};
 use crate::child::Program;
+use crate::fail::{self, Moment, Point};
 use crate::job::Asked;
-use crate::lineage::{COMPLETE, FAILED};
+use crate::lineage::{COMPLETE, FAILED, Lived};
 use crate::plan::{Node, params, parts, plan};
+use crate::registry;
 use crate::stages::{self, Failure, Place};
 use crate::workspace::{self, Workspace, digest_of};
-use crate::{fail, registry};
 use anyhow::{Context, Result};
 use elastic_spec::Digest;
 use elastic_spec::pipeline::{Patience, PipelineSpec, Stage};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -77,7 +79,7 @@ struct Driver<'a> {
     run: String,
     /// Artifacts made or found so far.
     known: BTreeMap<String, (i64, Artifact)>,
-    tell: &'a mut dyn FnMut(Note),
+    tell: RefCell<&'a mut dyn FnMut(Note)>,
 }
 
 /// Runs the pipeline to its end, from wherever it was left.
@@ -95,8 +97,10 @@ pub fn run(asked: &Asked, flags: &Flags, program: &Program, tell: &mut dyn FnMut
         }
         Begin::New => (new_run(&mut workspace)?, false),
     };
+    fail::point(Point::RunBegun);
     tell(Note::Begins { run: run.clone(), goes_on });
-    let mut driver = Driver { asked, flags, workspace, run: run.clone(), known: BTreeMap::new(), tell };
+    let mut driver =
+        Driver { asked, flags, workspace, run: run.clone(), known: BTreeMap::new(), tell: RefCell::new(tell) };
     let mut ended = Vec::new();
     let mut reason = None;
     for node in plan(spec) {
@@ -108,6 +112,7 @@ pub fn run(asked: &Asked, flags: &Flags, program: &Program, tell: &mut dyn FnMut
             }
         }
     }
+    fail::point(Point::RunOver);
     let state = if reason.is_none() { COMPLETE } else { FAILED };
     driver.workspace.lineage.end_run(&run, state, reason.as_deref().unwrap_or_default())?;
     let fact =
@@ -121,7 +126,8 @@ pub fn run(asked: &Asked, flags: &Flags, program: &Program, tell: &mut dyn FnMut
 pub fn explain(asked: &Asked, flags: &Flags) -> Result<Vec<Explained>> {
     let workspace = take(&asked.spec)?;
     let mut quiet = |_: Note| {};
-    let mut driver = Driver { asked, flags, workspace, run: String::new(), known: BTreeMap::new(), tell: &mut quiet };
+    let mut driver =
+        Driver { asked, flags, workspace, run: String::new(), known: BTreeMap::new(), tell: RefCell::new(&mut quiet) };
     let mut all = Vec::new();
     for node in plan(&asked.spec) {
         let stage = node.stage;
@@ -170,11 +176,11 @@ impl Driver<'_> {
                 let ids: Vec<(String, i64)> = inputs.iter().map(|(name, id, _)| (name.clone(), *id)).collect();
                 self.workspace.lineage.reuse(&self.run, stage, &parts, execution, &ids)?;
                 self.take_up(execution)?;
-                (self.tell)(Note::Reused { stage, run });
+                self.say(Note::Reused { stage, run });
                 true
             }
             Verdict::Run(why) => {
-                (self.tell)(Note::Stage { stage, why });
+                self.say(Note::Stage { stage, why });
                 if let Err(why) = self.execute(node, &parts, &inputs, program, goes_on)? {
                     return Ok(Err(why));
                 }
@@ -305,19 +311,20 @@ impl Driver<'_> {
         let since = Instant::now();
         for attempt in 0.. {
             let execution = self.workspace.lineage.begin(&self.run, stage, parts, &ids)?;
-            fail::point(stage.word(), "begin");
+            fail::at(stage, Moment::Begin);
             let error = match self.attempt(stage, &work, program, patience) {
                 Ok(made) => {
-                    fail::point(stage.word(), "stored");
-                    let ids = self.workspace.lineage.complete(execution, &made.outputs)?;
-                    self.told_of_training(&made.lived)?;
-                    fail::point(stage.word(), "recorded");
+                    fail::at(stage, Moment::Stored);
+                    let model = self.known.get("model").map(|(id, _)| *id).unwrap_or_default();
+                    let lived = Lived { model, views: &made.lived };
+                    let ids = self.workspace.lineage.complete(execution, &made.outputs, &lived)?;
+                    fail::at(stage, Moment::Recorded);
                     for ((name, artifact), (_, id)) in made.outputs.into_iter().zip(ids) {
                         self.known.insert(name, (id, artifact));
                     }
-                    made.said.into_iter().for_each(|words| (self.tell)(Note::Said { stage, words }));
+                    made.said.into_iter().for_each(|words| self.say(Note::Said { stage, words }));
                     let seconds = since.elapsed().as_secs_f64();
-                    (self.tell)(Note::Done { stage, seconds, words: made.words });
+                    self.say(Note::Done { stage, seconds, words: made.words });
                     let _ = std::fs::remove_dir_all(&work);
                     return Ok(Ok(()));
                 }
@@ -329,13 +336,17 @@ impl Driver<'_> {
                 return Ok(Err(words));
             }
             let wait_ms = patience.backoff_ms.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MS_MAX);
-            (self.tell)(Note::Retry { stage, error: words, wait_ms });
+            self.say(Note::Retry { stage, error: words, wait_ms });
             std::thread::sleep(Duration::from_millis(wait_ms));
             if stage != Stage::Train {
                 workspace::fresh(&work)?;
             }
         }
         unreachable!("the attempts end with a return")
+    }
+
+    fn say(&self, note: Note) {
+        (self.tell.borrow_mut())(note);
     }
 
     fn attempt(
@@ -351,6 +362,7 @@ impl Driver<'_> {
             known: &self.known,
             work,
             program,
+            tell: &|words| self.say(Note::Said { stage, words }),
             until: patience.timeout_s.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
         };
         match stage {
@@ -361,21 +373,6 @@ impl Driver<'_> {
             Stage::Check => stages::check::run(&place),
             Stage::Push => stages::push::run(&place),
         }
-    }
-
-    /// The views that a training lived through are events of its execution.
-    fn told_of_training(&mut self, lived: &[Value]) -> Result<()> {
-        let Some((id, _)) = self.known.get("model").filter(|_| !lived.is_empty()) else { return Ok(()) };
-        let id = *id;
-        let Some(training) = self.workspace.lineage.executions_of(id, "OUTPUT")?.into_iter().next() else {
-            return Ok(());
-        };
-        if self.workspace.lineage.events(training.execution)?.is_empty() {
-            for (i, view) in lived.iter().enumerate() {
-                self.workspace.lineage.event(training.execution, "VIEW", &format!("view-{i}"), view)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -4,8 +4,10 @@
 use super::{Failure, Made, Place, text};
 use crate::artifact::{Artifact, Kind};
 use crate::child::Running;
-use crate::{fail, http};
+use crate::fail::{self, Moment};
+use crate::http;
 use anyhow::{Context, Result, anyhow, bail};
+use elastic_spec::pipeline::Stage;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
         compare(i, &answered, answer).map_err(Failure::last)?;
         kept += &format!("{}\n", json!({ "path": path, "request": request, "logits": answer["logits"] }));
         if i == 0 {
-            fail::point("check", "work");
+            fail::at(Stage::Check, Moment::Work);
         }
     }
     server.end();

@@ -2,11 +2,12 @@
 
 use super::{Failure, Made, Place, text};
 use crate::artifact::{Artifact, Kind};
-use crate::fail;
+use crate::fail::{self, Moment};
 use crate::ingest::Dataset;
 use crate::judge::{Figures, judge};
 use crate::registry::Baseline;
 use anyhow::Context;
+use elastic_spec::pipeline::Stage;
 use serde_json::json;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ pub fn run(place: &Place, baseline: Option<Baseline>) -> Result<Made, Failure> {
     let examples = place.artifact("examples")?;
     let dataset: Dataset = serde_json::from_value(examples.facts.clone()).context("the facts of examples")?;
     let candidate = figures(place, &bundle, &dataset, "candidate")?;
-    fail::point("evaluate", "work");
+    fail::at(Stage::Evaluate, Moment::Work);
     let old = match &baseline {
         None => None,
         Some(baseline) => {

@@ -2,8 +2,9 @@
 
 use super::{Failure, Made, Place, text};
 use crate::artifact::{Artifact, Kind};
-use crate::fail;
+use crate::fail::{self, Moment};
 use anyhow::{Context, Result};
+use elastic_spec::pipeline::Stage;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 const PROVENANCE: &str = "provenance.json";
 
 pub fn run(place: &Place) -> Result<Made, Failure> {
-    let run = run_dir(place)?;
+    let (run, checkpoint) = run_dir(place)?;
     let labels = match place.artifact("examples")?.blob("labels.txt") {
         Some(_) => Some(text(&place.fetched_one("examples", "labels.txt")?)),
         None => None,
@@ -20,15 +21,15 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     for format in std::iter::once("bundle").chain(place.asked.spec.export.formats.iter().map(|format| format.word())) {
         place.in_time()?;
         let out = place.work.join(format);
-        let (from, to) = (text(&run), text(&out));
-        let mut args = vec!["export", &from, "--format", format, "--out", &to, "--json"];
+        let (run, checkpoint, to) = (text(&run), text(&checkpoint), text(&out));
+        let mut args = vec!["export", &checkpoint, "--run", &run, "--format", format, "--out", &to, "--json"];
         if let Some(labels) = &labels {
             args.extend(["--labels", labels]);
         }
         let said = place.elastic(&format!("export-{format}"), &args)?;
         let blobs = place.keep_all(&out, |name| name != PROVENANCE)?;
         if format == "bundle" {
-            fail::point("export", "work");
+            fail::at(Stage::Export, Moment::Work);
             made.lived = views(&out.join(PROVENANCE))?;
             let content = said["content_sha256"].as_str().context("export tells the digest of the content")?;
             made.words = format!("bundle {}", content.get(..16).unwrap_or(content));
@@ -43,8 +44,8 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     Ok(made)
 }
 
-/// The model as the directory of a run.
-fn run_dir(place: &Place) -> Result<PathBuf> {
+/// The model as the directory of a run, and the checkpoint in it: the run may have kept its own elsewhere.
+fn run_dir(place: &Place) -> Result<(PathBuf, PathBuf)> {
     let model = place.artifact("model")?;
     let checkpoint = model.notes["checkpoint"].as_str().context("a model has a checkpoint")?;
     let dir = place.folder("run")?;
@@ -55,7 +56,8 @@ fn run_dir(place: &Place) -> Result<PathBuf> {
         };
         place.workspace.fetch_one(blob, &dir.join(name))?;
     }
-    Ok(dir)
+    let checkpoint = dir.join("checkpoints").join(checkpoint);
+    Ok((dir, checkpoint))
 }
 
 fn views(provenance: &Path) -> Result<Vec<Value>> {

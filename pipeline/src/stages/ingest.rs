@@ -2,8 +2,9 @@
 
 use super::{Failure, Made, Place};
 use crate::artifact::{Artifact, Kind};
-use crate::fail;
+use crate::fail::{self, Moment};
 use crate::ingest::{IngestError, ingest};
+use elastic_spec::pipeline::Stage;
 use serde_json::json;
 
 pub fn run(place: &Place) -> Result<Made, Failure> {
@@ -17,7 +18,7 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     for (i, file) in made.files.iter().enumerate() {
         blobs.push(place.workspace.keep(&out.join(file), file, true)?);
         if i == 0 {
-            fail::point("ingest", "work");
+            fail::at(Stage::Ingest, Moment::Work);
         }
     }
     let dataset = &made.dataset;

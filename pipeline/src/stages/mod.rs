@@ -5,6 +5,7 @@ pub mod evaluate;
 pub mod export;
 pub mod ingest;
 pub mod push;
+pub mod states;
 pub mod train;
 
 use crate::artifact::{Artifact, Blob};
@@ -28,6 +29,8 @@ pub struct Place<'a> {
     pub program: &'a Program,
     /// When the stage's time is over.
     pub until: Option<Instant>,
+    /// Tells people something while the stage runs.
+    pub tell: &'a dyn Fn(String),
 }
 
 /// What a stage made.
@@ -129,7 +132,12 @@ impl Place<'_> {
 
     /// Runs `elastic args…` to its end.
     pub fn elastic(&self, name: &str, args: &[&str]) -> Result<Value, ChildError> {
-        self.program.run(self.work, name, args, self.left())
+        self.elastic_heard(name, args, &|_| {})
+    }
+
+    /// The same, hearing what it says to people.
+    pub fn elastic_heard(&self, name: &str, args: &[&str], hears: &dyn Fn(&str)) -> Result<Value, ChildError> {
+        self.program.run(self.work, name, args, self.left(), hears)
     }
 
     /// All files below `dir` as blobs; those that `counts` says are part of what the artifact is.

@@ -2,9 +2,10 @@
 
 use super::{Failure, Made, Place};
 use crate::artifact::{Artifact, Kind};
-use crate::fail;
+use crate::fail::{self, Moment};
 use crate::registry::Registry;
 use anyhow::{Context, anyhow};
+use elastic_spec::pipeline::Stage;
 use serde_json::json;
 
 pub fn run(place: &Place) -> Result<Made, Failure> {
@@ -12,8 +13,8 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     let dir = place.fetched("bundle")?;
     let content = place.artifact("bundle")?.facts["content_sha256"].clone();
     let registry = Registry::open(&push.registry)?;
-    let version = registry.publish(&push.model, &dir, || fail::point("push", "work"))?;
-    fail::point("push", "published");
+    let version = registry.publish(&push.model, &dir, || fail::at(Stage::Push, Moment::Work))?;
+    fail::at(Stage::Push, Moment::Published);
     place.in_time()?;
     let found = registry.verify(&push.model, version)?;
     if content != json!(found) {

@@ -1,14 +1,17 @@
 //! Train: an elastic job, started as a person would start it. A training that was cut off is gone on with: the same run,
 //! from its newest checkpoint.
 
+use super::states::{self, States};
 use super::{Failure, Made, Place, text};
 use crate::artifact::{Artifact, Kind};
+use crate::fail::{self, Moment};
 use crate::ingest::Dataset;
 use crate::job::job_of;
-use crate::{fail, plan};
+use crate::plan;
 use anyhow::{Context, Result, anyhow};
 use elastic_spec::Digest;
 use elastic_spec::job::JobSpec;
+use elastic_spec::pipeline::Stage;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,7 +57,7 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     }
     args.extend(place.program.reach.iter().map(String::as_str));
     let result = submit(place, &args)?;
-    fail::point("train", "work");
+    fail::at(Stage::Train, Moment::Work);
     let run_dir = PathBuf::from(result["run_dir"].as_str().context("submit tells the run's directory")?);
     let model = model(place, &spec, &run_dir).map_err(Failure::passing)?;
     let validation = match result["validation"]["accuracy"].as_f64() {
@@ -68,6 +71,8 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
 /// What a run that another process still trains says of itself, and what a cluster says of one that a job trains.
 const BUSY: &str = "another process trains this run";
 const BUSY_ON_CLUSTER: &str = "is in use by job ";
+/// What a job says that waits for room on a disk: nobody sees its own output.
+const UNWRITTEN: &str = "a checkpoint could not be written";
 const BUSY_TRIES: u32 = 120;
 const BUSY_WAIT: Duration = Duration::from_millis(250);
 
@@ -76,7 +81,12 @@ const BUSY_WAIT: Duration = Duration::from_millis(250);
 fn submit(place: &Place, args: &[&str]) -> Result<Value, Failure> {
     let mut tries = 0;
     loop {
-        let error = match place.elastic("submit", args) {
+        let hears = |line: &str| {
+            if line.starts_with(UNWRITTEN) {
+                (place.tell)(line.to_string());
+            }
+        };
+        let error = match place.elastic_heard("submit", args, &hears) {
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
@@ -116,12 +126,8 @@ fn run_name(job: &str, work: &Path) -> String {
 
 /// Of a run its last checkpoint and what an export reads besides.
 fn model(place: &Place, spec: &JobSpec, run_dir: &Path) -> Result<Artifact> {
-    let reading = || format!("read the run {}; are its files on this machine?", run_dir.display());
-    let states = match &spec.checkpoint.dir {
-        Some(dir) => PathBuf::from(dir).join(run_dir.file_name().unwrap_or_default()),
-        None => run_dir.join("checkpoints"),
-    };
-    let checkpoint = newest(&states).with_context(reading)?;
+    let States { dir, checkpoint } = states::find(place, spec, run_dir)?;
+    let reading = || format!("read the checkpoint {}", checkpoint.display());
     let manifest = std::fs::read(checkpoint.join("manifest.json")).with_context(reading)?;
     let manifest: Value = serde_json::from_slice(&manifest).with_context(reading)?;
     let mut blobs = Vec::new();
@@ -130,10 +136,8 @@ fn model(place: &Place, spec: &JobSpec, run_dir: &Path) -> Result<Artifact> {
         let counts = name != "manifest.json";
         blobs.push(place.workspace.keep(&checkpoint.join(&name), &format!("checkpoint/{name}"), counts)?);
     }
-    for (name, counts) in
-        [("tokenizer.json", true), ("events.jsonl", true), ("job.json", false), ("views.jsonl", false)]
-    {
-        let path = run_dir.join(name);
+    for (name, counts) in states::BESIDE {
+        let path = dir.join(name);
         if path.exists() {
             blobs.push(place.workspace.keep(&path, name, counts)?);
         }
@@ -148,37 +152,4 @@ fn model(place: &Place, spec: &JobSpec, run_dir: &Path) -> Result<Artifact> {
     let name = checkpoint.file_name().map(|name| name.to_string_lossy().into_owned());
     model.notes = json!({ "checkpoint": name, "run": run_dir.file_name().map(|name| name.to_string_lossy()) });
     Ok(model)
-}
-
-/// The published checkpoint of the highest step, and of those the one of the latest view.
-fn newest(states: &Path) -> Result<PathBuf> {
-    let mut found: Vec<([u64; 3], PathBuf)> = Vec::new();
-    for entry in std::fs::read_dir(states).with_context(|| format!("read {}", states.display()))? {
-        let path = entry.with_context(|| format!("read {}", states.display()))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some(order) = order_of(&name).filter(|_| path.join("manifest.json").exists()) {
-            found.push((order, path));
-        }
-    }
-    found.sort();
-    found.pop().map(|(_, path)| path).with_context(|| format!("there is no checkpoint in {}", states.display()))
-}
-
-/// `step-00000040.t3.g2`
-fn order_of(name: &str) -> Option<[u64; 3]> {
-    let (step, rest) = name.strip_prefix("step-")?.split_once(".t")?;
-    let (term, gen_) = rest.split_once(".g")?;
-    Some([step.parse().ok()?, term.parse().ok()?, gen_.parse().ok()?])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn checkpoints_are_ordered_by_step_then_by_view() {
-        assert_eq!(order_of("step-00000040.t3.g2"), Some([40, 3, 2]));
-        assert!(order_of("step-00000050.t3.g2.tmp-1").is_none());
-        assert!(order_of("step-00000050.t10.g2") > order_of("step-00000050.t9.g7"));
-    }
 }
