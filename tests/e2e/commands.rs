@@ -343,19 +343,9 @@ fn a_drained_node_saves_and_leaves_scaling_works_and_cancel_ends_all() {
     assert_eq!(cluster.status(&job).expect("it is known")["state"], "cancelled");
 }
 
-/// A Python with PyTorch, or why there is none.
-fn torch_python() -> Result<String, String> {
-    let out =
-        Command::new(repo().join("bench/torch-python")).output().map_err(|e| format!("bench/torch-python: {e}"))?;
-    match out.status.success() {
-        true => Ok(String::from_utf8_lossy(&out.stdout).trim().to_string()),
-        false => Err(String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("no PyTorch").to_string()),
-    }
-}
-
 #[test]
 fn an_unchanged_pytorch_script_goes_on_from_its_checkpoint_when_a_node_joins() {
-    let python = match torch_python() {
+    let python = match crate::torch::python() {
         Ok(python) => python,
         Err(why) => {
             let test = "an_unchanged_pytorch_script_goes_on_from_its_checkpoint_when_a_node_joins";
