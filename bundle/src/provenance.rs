@@ -1,6 +1,7 @@
 //! `provenance.json`: where a bundle comes from. In no digest, because the same model may come about in many ways.
 
 use elastic_spec::Digest;
+pub use elastic_spec::about::Lived;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,18 +25,4 @@ pub struct Provenance {
     pub spec: Option<serde_json::Value>,
     /// Every view that the run lived through, as far as its directory tells.
     pub views: Vec<Lived>,
-}
-
-/// One membership of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lived {
-    pub term: u64,
-    #[serde(rename = "gen")]
-    pub gen_: u64,
-    /// The round in which it began.
-    pub round: u64,
-    /// Workers by rank, with the node of each where it was known.
-    pub members: Vec<String>,
-    /// Seconds since 1970.
-    pub at: u64,
 }

@@ -6,6 +6,7 @@ use elastic_bundle::{
     Bundle, BundleError, FolderError, Lived, Model, Predictor, Provenance, Rows, Shape, Tensor, WriteError,
 };
 use elastic_bundle::{class_of, softmax, write};
+use elastic_spec::Round;
 use elastic_spec::job::{Dtype, ModelKind, Norm, Positions, Stem};
 use elastic_transform::Transform;
 use models::{features, mlp, tokens};
@@ -75,7 +76,7 @@ fn what_is_written_reads_back_and_the_same_model_has_the_same_digest() {
         let manifest = write(&dir, model, &Provenance::default()).unwrap();
         let elsewhere = Provenance {
             job: "other".into(),
-            views: vec![Lived { term: 1, gen_: 2, round: 0, members: vec!["a".into()], at: 7 }],
+            views: vec![Lived { term: 1, gen_: 2, round: Round(0), members: vec!["a".into()], at: 7 }],
             ..Provenance::default()
         };
         let second = write(&again, model, &elsewhere).unwrap();

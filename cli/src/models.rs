@@ -4,7 +4,7 @@ use crate::exit::mistake;
 use anyhow::{Context, Result, anyhow};
 use elastic_bundle::{Bundle, Description, Lived, Model, Provenance, Shape, Tensor};
 use elastic_checkpoint::{Restored, TensorBytes, newest_whole, newest_whole_in};
-use elastic_spec::about::{self, About, JOB, TOKENIZER, VIEWS};
+use elastic_spec::about::{About, JOB, TOKENIZER, VIEWS};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::DataSource;
 use elastic_transform::Transform;
@@ -244,13 +244,6 @@ fn provenance(run: &Run, about: &About, restored: &Restored, is_average: bool) -
 /// Lines that cannot be read are left out: a writer may have been killed in the middle of one.
 fn views(run: &Run) -> Result<Vec<Lived>> {
     let text = run.read(VIEWS)?.unwrap_or_default();
-    let lived = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<about::Lived>(line).ok());
-    let lived = lived.map(|view| Lived {
-        term: view.term,
-        gen_: view.gen_,
-        round: view.round.0,
-        members: view.members,
-        at: view.at,
-    });
+    let lived = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
     Ok(lived.collect())
 }

@@ -29,25 +29,14 @@ struct Written {
     format_version: u32,
     /// Its canonical JSON; what it may say is checked by [`JobSpec::from_json`].
     spec: serde_json::Value,
-    data: WrittenData,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum WrittenData {
-    Features { features: usize, classes: usize },
-    Tokens { vocab: usize, context: usize },
+    data: DataShape,
 }
 
 impl About {
     /// The same run has the same bytes.
     pub fn to_json(&self) -> String {
-        let data = match self.data {
-            DataShape::Features { features, classes } => WrittenData::Features { features, classes },
-            DataShape::Tokens { vocab, context } => WrittenData::Tokens { vocab, context },
-        };
         let spec = serde_json::to_value(&self.spec).expect("a spec is plain data");
-        let written = Written { format: FORMAT.into(), format_version: FORMAT_VERSION, spec, data };
+        let written = Written { format: FORMAT.into(), format_version: FORMAT_VERSION, spec, data: self.data.clone() };
         serde_json::to_string_pretty(&written).expect("plain data has JSON") + "\n"
     }
 
@@ -59,11 +48,7 @@ impl About {
                 "it is {format} of version {format_version}, and this program reads {FORMAT} of version {FORMAT_VERSION}"
             ));
         }
-        let data = match written.data {
-            WrittenData::Features { features, classes } => DataShape::Features { features, classes },
-            WrittenData::Tokens { vocab, context } => DataShape::Tokens { vocab, context },
-        };
-        Ok(About { spec: JobSpec::from_json(&written.spec.to_string())?, data })
+        Ok(About { spec: JobSpec::from_json(&written.spec.to_string())?, data: written.data })
     }
 }
 

@@ -1,7 +1,10 @@
 //! One shard's samples: what the loader makes and a network reads. Fixed shapes for the job's life.
 
+use serde::{Deserialize, Serialize};
+
 /// What the data offers, from which a model takes its input and output sizes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DataShape {
     /// `features` numbers a sample, one of `classes` classes.
     Features { features: usize, classes: usize },

@@ -3,30 +3,34 @@
 //! Left for whoever reads the directory later; training reads none of it, and goes on where it cannot be written. Of a run
 //! whose checkpoints lie in a bucket the same lies there too: then no node is needed to make something of it.
 
+use crate::aside;
 use crate::boot::Order;
 use crate::bucket::Bucket;
 use crate::job::Job;
 use anyhow::{Context, Result};
-use elastic_spec::Round;
 use elastic_spec::about::{About, JOB, Lived, TOKENIZER, VIEWS};
 use elastic_spec::job::DataSource;
 use elastic_spec::view::View;
+use elastic_spec::{Round, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Leaves the job and its tokenizer, if nobody has yet.
-pub fn leave(order: &Order, job: &Job) {
+pub fn leave(order: &Order, worker: &WorkerId, job: &Job) {
     let about = About { spec: order.spec.clone(), data: job.data.shape() };
     let dir = order.run_dir();
+    let by = |name: &str| format!("{name}-{worker}");
     let left = (|| -> Result<()> {
-        put(dir, JOB, about.to_json().as_bytes())?;
+        put(&dir.join(JOB), &by(JOB), about.to_json().as_bytes())?;
         match &order.spec.data.source {
-            DataSource::Text { tokenizer: Some(path), .. } => {
-                put(dir, TOKENIZER, &fs::read(order.file(path)).with_context(|| format!("read {path}"))?)
-            }
+            DataSource::Text { tokenizer: Some(path), .. } => put(
+                &dir.join(TOKENIZER),
+                &by(TOKENIZER),
+                &fs::read(order.file(path)).with_context(|| format!("read {path}"))?,
+            ),
             _ => Ok(()),
         }
     })();
@@ -35,35 +39,12 @@ pub fn leave(order: &Order, job: &Job) {
     }
 }
 
-/// Written aside and renamed, so that nobody reads half of it. All write the same, but for a job that is resumed with
-/// other keys: the newest stands.
-fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = dir.join(name);
-    if fs::read(&path).is_ok_and(|found| found == bytes) {
+/// All write the same, but for a job that is resumed with other keys: the newest stands.
+fn put(path: &Path, by: &str, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());
     }
-    let write = || -> io::Result<()> {
-        fs::create_dir_all(dir)?;
-        let mut aside = tempname(&path);
-        let mut file = loop {
-            match File::create_new(&aside) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => aside = tempname(&aside),
-                file => break file?,
-            }
-        };
-        let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&aside, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written
-    };
-    write().with_context(|| format!("write {}", path.display()))
-}
-
-/// Process ids alone are the same in many containers that share a directory; a taken name is made longer.
-fn tempname(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{}-{}.tmp", name.trim_start_matches('.'), std::process::id()))
+    aside::replace_by(path, by, bytes).with_context(|| format!("write {}", path.display()))
 }
 
 /// The log of views, written by the lowest rank of each.

@@ -14,12 +14,14 @@
 //! | [`ahead`], [`inputs`] | batches, made ahead of their steps beside it |
 //! | [`sums`] | owned chunks, added up beside it |
 //! | [`publisher`], [`contents`], [`rows`], [`tensorboard`], [`run_dir`] | checkpoints, the event log and its curves, written beside it |
+//! | [`about`], [`aside`] | what a run's directory says of the run; how its files are replaced |
 //! | [`command`] | instead of all that: the processes of a job that runs a command |
 //! | [`fault`], [`fail`], [`stderr`] | why it ends too soon, by itself or for a test; who is told |
 
 mod about;
 mod agent_link;
 mod ahead;
+mod aside;
 mod boot;
 pub mod bucket;
 mod command;
@@ -277,7 +279,7 @@ impl Seat {
         let publisher = Publisher::start(place, shared.clone(), published.clone(), &self.alarm, self.answer.clone());
         let inputs = shared.clone();
         self.alarm.thread("inputs", move || inputs.inputs.make_ahead(&inputs.job));
-        about::leave(&self.order, &shared.job);
+        about::leave(&self.order, &self.env.worker, &shared.job);
         let (failing, run_dir_id) = (publisher.failing.clone(), self.run_dir_id());
         let config = member_config(&self.env, &shared);
         let trainer = Trainer::new(Pool::new(shared.clone(), self.threads), publisher, Arc::clone(&metrics));

@@ -4,6 +4,7 @@
 //! worker publishes writes the same `events.jsonl`. A validation stands in the row of the step after
 //! which it was taken, so the file has exactly one line a step. Nothing here knows a clock or a rank.
 
+use crate::aside;
 use crate::bucket::Bucket;
 use elastic_spec::Epoch;
 use elastic_spec::layout::Tail;
@@ -87,15 +88,10 @@ pub fn write(path: &Path, rows: &[Row], epoch: Epoch) -> io::Result<()> {
     if std::fs::read_to_string(path).is_ok_and(|there| says_more(&there, &lines)) {
         return Ok(());
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    // A view has one writer. Process ids alone are the same in many containers.
-    let beside = folder.join(format!(".events-{epoch}-{}.tmp", std::process::id()));
-    let mut file = io::BufWriter::new(std::fs::File::create(&beside)?);
-    lines.iter().try_for_each(|line| file.write_all(line.as_bytes()))?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    std::fs::File::open(folder)?.sync_all()
+    // A view has one writer.
+    aside::replace(path, &format!("events-{epoch}"), |file| {
+        lines.iter().try_for_each(|line| file.write_all(line.as_bytes()))
+    })
 }
 
 /// The same beside the checkpoints in a bucket.

@@ -9,6 +9,7 @@
 mod event;
 mod records;
 
+use crate::aside;
 use crate::rows::{Row, mean};
 use elastic_spec::Epoch;
 use elastic_spec::layout::Tail;
@@ -92,14 +93,10 @@ impl Board {
     }
 
     fn replace(&self, rows: &[Row], epoch: Epoch) -> io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
-        // Without "tfevents" in its name, so that nobody reads it before it is whole.
-        let beside = self.folder.join(format!(".new-{epoch}-{}.tmp", std::process::id()));
-        let mut file = io::BufWriter::new(File::create(&beside)?);
-        self.records(rows).try_for_each(|record| file.write_all(&record))?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        std::fs::rename(&beside, self.path())?;
-        File::open(&self.folder)?.sync_all()
+        // Without "tfevents" in the name aside, so that nobody reads it before it is whole.
+        aside::replace(&self.path(), &format!("new-{epoch}"), |file| {
+            self.records(rows).try_for_each(|record| file.write_all(&record))
+        })
     }
 }
 
