@@ -68,7 +68,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("worker/collectives/nccl/tests/life/rank.rs", "speaks with the fake NCCL, and gives it memory"),
     ("tensor/src/memory.rs", "asks the system for huge pages"),
     ("tensor/src/float_mode.rs", "reads and sets the processor's floating-point mode"),
-    ("tensor/tests/traps_flush.rs", "sets the processor's floating-point mode as a foreign library would"),
+    ("tensor/tests/engine/traps_flush.rs", "sets the processor's floating-point mode as a foreign library would"),
     ("tensor/src/peak.rs", "measures what the vector instructions can do at most"),
     ("tensor/models/tests/allocations.rs", "counts what a step allocates"),
     ("tensor/tests/captured.rs", "counts what is allocated, as the allocator of the test"),

@@ -1,5 +1,4 @@
 //! One op (or a few) as a function of float inputs, run with its gradient in f32 or f64.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use elastic_tensor::autograd::backward;
 use elastic_tensor::exec::{Bound, Scratch, run};

@@ -1,8 +1,6 @@
 //! Dropout's masks hang on the slot in the global batch, never on how the batch is cut.
 
-mod common;
-
-use common::{Build, Case, Ints, apply, random};
+use crate::common::{Build, Case, Ints, apply, random};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
 use elastic_tensor::nn::{Module, Scope};
 use elastic_tensor::ops::{Dropout, Op};

@@ -1,8 +1,6 @@
 //! Gradients of the ops that eager code brought against central finite differences in f64, and f32 kernels against f64.
 
-mod common;
-
-use common::{Build, Case, Ints, apply, distance, random};
+use crate::common::{Build, Case, Ints, apply, distance, random};
 use elastic_tensor::ops::*;
 
 const EPS: f64 = 1e-6;

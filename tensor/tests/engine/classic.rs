@@ -1,8 +1,8 @@
 //! The four little programs of examples/classic_*.rs run, and do what they say.
 
-#[path = "../examples/classic_named_device.rs"]
+#[path = "../../examples/classic_named_device.rs"]
 mod device;
-#[path = "../examples/classic_expression.rs"]
+#[path = "../../examples/classic_expression.rs"]
 mod expression;
 
 use device::define_and_run::by_run as two_layers;

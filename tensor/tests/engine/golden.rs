@@ -1,16 +1,14 @@
 //! Ops and optimizers against PyTorch's values (golden/make.py made the files and names the versions).
 
-mod common;
-
-use common::{Build, Case, Ints, apply, distance};
+use crate::common::{Build, Case, Ints, apply, distance};
 use elastic_spec::job::Optimizer;
 use elastic_tensor::ops::*;
 use elastic_tensor::{GroupRates, ParamInfo, StateLayout, Update, moments_of};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 
-static OPS: &[u8] = include_bytes!("golden/ops.safetensors");
-static OPTIMIZERS: &[u8] = include_bytes!("golden/optimizers.safetensors");
+static OPS: &[u8] = include_bytes!("../golden/ops.safetensors");
+static OPTIMIZERS: &[u8] = include_bytes!("../golden/optimizers.safetensors");
 
 fn f64s(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
     let data = file.tensor(name).unwrap().data();

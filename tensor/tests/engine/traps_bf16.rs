@@ -1,8 +1,6 @@
 //! Numerical traps of products in bf16, one test each. docs/numerics.md has the table with the reasons.
 
-mod common;
-
-use common::{Build, Case, Ints, Outcome, apply, random};
+use crate::common::{Build, Case, Ints, Outcome, apply, random};
 use elastic_tensor::bf16::{Pair, dot};
 use elastic_tensor::mixed::Mixed;
 use elastic_tensor::ops::*;

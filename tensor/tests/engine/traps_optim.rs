@@ -6,7 +6,7 @@ use elastic_tensor::{GroupRates, ParamInfo, StateLayout, Update, apply, learning
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 
-static FILE: &[u8] = include_bytes!("golden/long_optimizers.safetensors");
+static FILE: &[u8] = include_bytes!("../golden/long_optimizers.safetensors");
 const STEPS: u64 = 100;
 const LEN: usize = 16;
 const LR: f64 = 0.03;

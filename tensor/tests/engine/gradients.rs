@@ -1,8 +1,6 @@
 //! Every op's gradient against central finite differences in f64, and its f32 kernel against its f64 run.
 
-mod common;
-
-use common::{Build, Case, Ints, apply, distance, random};
+use crate::common::{Build, Case, Ints, apply, distance, random};
 use elastic_tensor::ops::*;
 
 const EPS: f64 = 1e-5;

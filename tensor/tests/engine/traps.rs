@@ -1,8 +1,6 @@
 //! Numerical traps, one test each. docs/numerics.md has the table with the reasons.
 
-mod common;
-
-use common::{Build, Case, Ints, apply, random};
+use crate::common::{Build, Case, Ints, apply, random};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
 use elastic_spec::job::Optimizer;
 use elastic_tensor::nn::{Module, Scope, Table};
@@ -235,7 +233,7 @@ fn a_vocabulary_that_fills_no_panel_has_no_more_logits_than_words() {
         let wanted = libm::log(vocab as f64);
         assert!(out.y.iter().all(|loss| (f64::from(*loss) - wanted).abs() < 1e-6), "{vocab}: {:?}, {wanted}", out.y);
         let exact = case.run::<f64>(&[vec![0.0; 15], weight], &[1.0; 3]);
-        assert!(common::distance(&out.dx[0], &exact.dx[0]) < 1e-6, "{vocab}");
+        assert!(crate::common::distance(&out.dx[0], &exact.dx[0]) < 1e-6, "{vocab}");
     }
 }
 

@@ -5,7 +5,7 @@ use elastic_tensor::eager::{DType, Index, Result, Storage, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-static FILE: &[u8] = include_bytes!("golden/numpy.safetensors");
+static FILE: &[u8] = include_bytes!("../golden/numpy.safetensors");
 
 /// Numbers of input `slot` of a case: as `draw` in golden/numpy_cases.py.
 fn draw(case: usize, slot: usize, spec: &Value) -> Tensor {

@@ -1,8 +1,6 @@
 //! Bits depend on the arguments alone: not on earlier calls, nor on the rows computed beside.
 
-mod common;
-
-use common::{Build, Case, Ints, apply, random};
+use crate::common::{Build, Case, Ints, apply, random};
 use elastic_spec::batch::{Batch, DataShape, IGNORE};
 use elastic_spec::job::Dtype;
 use elastic_spec::layout::Tail;
