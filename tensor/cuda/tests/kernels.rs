@@ -1,12 +1,17 @@
 //! Every kernel through NVIDIA's compiler, for every target that it declares. No GPU is needed for that, only
-//! the compiler's package, which `cargo xtask nvidia` installs.
+//! the compiler's package, which `cargo xtask nvidia` installs. And machine code inside the program: a build that is given
+//! cubins runs them without a compiler.
 
 mod common;
 
 use elastic_cuda::arch::Arch;
-use elastic_cuda::nvrtc::{Nvrtc, Source, Usage};
-use elastic_cuda::{CudaError, kernels};
+use elastic_cuda::nvrtc::{Cubin, Nvrtc, NvrtcVersion, Source, Usage};
+use elastic_cuda::{CudaError, cache, kernels};
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// What a function may spill: (file, function, target) and bytes.
@@ -62,31 +67,62 @@ fn compiler(test: &str) -> Option<Nvrtc> {
     }
 }
 
+/// Every kernel for every target that it declares.
+struct All {
+    cubins: Vec<(Source<'static>, Arch, Result<Cubin, CudaError>)>,
+    version: NvrtcVersion,
+    seconds: f64,
+}
+
+/// Compiled once for the tests of this file; none without a compiler.
+fn all(test: &str) -> Option<&'static All> {
+    static ALL: OnceLock<Option<All>> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        let nvrtc = compiler(test)?;
+        let start = Instant::now();
+        let targets = |source| kernels::targets(&source).expect("targets").into_iter().map(move |arch| (source, arch));
+        let wanted: Vec<(Source, Arch)> = kernels::all().flat_map(targets).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let next = std::iter::from_fn(|| wanted.get(next.fetch_add(1, Ordering::Relaxed)));
+            next.map(|(source, arch)| (*source, *arch, nvrtc.compile(source, *arch))).collect::<Vec<_>>()
+        };
+        let cubins = std::thread::scope(|scope| {
+            let other = scope.spawn(work);
+            let mut cubins = work();
+            cubins.extend(other.join().expect("the compiler does not panic"));
+            cubins
+        });
+        Some(All { cubins, version: nvrtc.version(), seconds: start.elapsed().as_secs_f64() })
+    });
+    if all.is_none() {
+        compiler(test);
+    }
+    all.as_ref()
+}
+
 #[test]
 fn every_kernel_compiles_for_every_target_that_it_declares() {
-    let Some(nvrtc) = compiler("every_kernel_compiles_for_every_target_that_it_declares") else { return };
-    let start = Instant::now();
-    let (mut files, mut cubins, mut found, mut broken) = (0, 0, Vec::new(), Vec::new());
-    for source in kernels::all() {
-        files += 1;
-        for arch in kernels::targets(&source).expect("targets") {
-            match nvrtc.compile(&source, arch) {
-                Ok(cubin) => {
-                    cubins += 1;
-                    assert!(cubin.bytes.starts_with(b"\x7fELF"), "{} for {arch} is no cubin", source.name);
-                    assert!(!cubin.usage.is_empty(), "{} for {arch} has no function: {}", source.name, cubin.log);
-                    found.extend(cubin.usage.into_iter().map(|usage| (source.name.to_string(), arch, usage)));
-                }
-                Err(error) => broken.push(error.to_string()),
+    let Some(all) = all("every_kernel_compiles_for_every_target_that_it_declares") else { return };
+    let (mut found, mut broken) = (Vec::new(), Vec::new());
+    for (source, arch, cubin) in &all.cubins {
+        match cubin {
+            Ok(cubin) => {
+                assert!(cubin.bytes.starts_with(b"\x7fELF"), "{} for {arch} is no cubin", source.name);
+                assert!(!cubin.usage.is_empty(), "{} for {arch} has no function: {}", source.name, cubin.log);
+                found.extend(cubin.usage.iter().map(|usage| (source.name.to_string(), *arch, usage.clone())));
             }
+            Err(error) => broken.push(error.to_string()),
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
     let functions: BTreeSet<&str> = found.iter().map(|(_, _, usage)| usage.function.as_str()).collect();
     println!(
-        "{files} files, {} kernels, {cubins} cubins by NVRTC {} in {seconds:.1} s; at most {} registers, {} bytes spilled",
+        "{} files, {} kernels, {} cubins by NVRTC {} in {:.1} s; at most {} registers, {} bytes spilled",
+        kernels::all().count(),
         functions.len(),
-        nvrtc.version(),
+        all.cubins.len() - broken.len(),
+        all.version,
+        all.seconds,
         found.iter().map(|(_, _, usage)| usage.registers).max().unwrap_or(0),
         found.iter().map(|(_, _, usage)| usage.spill_store_bytes).max().unwrap_or(0),
     );
@@ -94,6 +130,38 @@ fn every_kernel_compiles_for_every_target_that_it_declares() {
     let text = std::fs::read_to_string(common::folder().join("kernels/spills.txt")).expect("the list of allowances");
     let wrong = judge(&found, &allowances(&text));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{said}");
+    said
+}
+
+/// A build that is given cubins has a program of its own.
+#[test]
+fn a_program_with_embedded_cubins_needs_no_compiler() {
+    let Some(all) = all("a_program_with_embedded_cubins_needs_no_compiler") else { return };
+    let dir = common::temp();
+    let cubins = dir.path().join("cubins");
+    for (source, arch, cubin) in &all.cubins {
+        let bytes = &cubin.as_ref().expect("every kernel compiles").bytes;
+        cache::write_into(&cubins, source, *arch, all.version, bytes).expect("room for a cubin");
+    }
+    // In a target directory of its own: the programs under test stay as they are.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("embedded");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--offline", "-p", "elastic-cuda", "--bin", "elastic-selftest", "--target-dir"]);
+    run(build.arg(&target).current_dir(common::folder()).env("ELASTIC_EMBED_CUBINS", &cubins));
+
+    common::driver_in(dir.path());
+    let mut selftest = Command::new(target.join("debug/elastic-selftest"));
+    selftest.env("ELASTIC_CUDA_LIBS", format!("{}:-", dir.path().display())).env("XDG_CACHE_HOME", dir.path());
+    let said = run(&mut selftest);
+    let lines = |start: &str| said.lines().filter(|line| line.contains(start)).collect::<Vec<_>>();
+    assert_eq!(lines(".cu ").len(), kernels::all().count(), "a line for each kernel: {said}");
+    assert!(lines(".cu ").iter().all(|line| line.contains("sm_90") && line.ends_with("embedded")), "{said}");
 }
 
 #[test]
