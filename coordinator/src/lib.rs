@@ -24,6 +24,7 @@ use elastic_proto::{Access, Credentials};
 use meters::Meters;
 use service::Service;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -62,13 +63,24 @@ impl From<TcpListener> for Listeners {
 /// Campaigns, leads when elected, and answers calls, until `shutdown`; then resigns.
 ///
 /// Dropping the future is like kill -9: nothing is said or written after.
-pub async fn serve(
+pub fn serve(
     listeners: impl Into<Listeners>,
     store: Arc<dyn Store>,
     config: Config,
-    shutdown: impl Future<Output = ()> + Send,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Waits<anyhow::Result<()>> {
+    // Boxed, so that it is compiled here, and not again in each program that has a coordinator.
+    Box::pin(serve_until(listeners.into(), store, config, Box::pin(shutdown)))
+}
+
+type Waits<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+async fn serve_until(
+    Listeners { grpc, http }: Listeners,
+    store: Arc<dyn Store>,
+    config: Config,
+    shutdown: Waits<()>,
 ) -> anyhow::Result<()> {
-    let Listeners { grpc, http } = listeners.into();
     let bound = grpc.local_addr().context("listener's address")?;
     config.access.check(bound)?;
     let (asks, inbox) = mpsc::channel(ASKS_MAX);

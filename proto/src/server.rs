@@ -79,24 +79,26 @@ pub async fn serve_coordinator<S: Api + Control>(
             .max_decoding_message_size(CONTROL_BYTES_MAX),
     );
     let routes = server().add_service(access.gate(api)).add_service(access.gate(control));
-    run(routes, listener, access, shutdown).await
+    run(routes, listener, access, Box::pin(shutdown)).await
 }
 
 /// Takes connections, over TLS where there is a certificate.
-async fn run(
-    routes: Router,
-    listener: TcpListener,
-    access: &Access,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
-    match access.tls()? {
-        None => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            Ok(routes.serve_with_incoming_shutdown(incoming, shutdown).await?)
+///
+/// Boxed, as is what it waits for: so the whole of gRPC is compiled here, and not again in each program that serves.
+fn run<'a>(routes: Router, listener: TcpListener, access: &'a Access, shutdown: Waits<'a, ()>) -> Waits<'a, Ended> {
+    Box::pin(async move {
+        match access.tls()? {
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                Ok(routes.serve_with_incoming_shutdown(incoming, shutdown).await?)
+            }
+            Some(tls) => Ok(routes.serve_with_incoming_shutdown(tls.incoming(listener), shutdown).await?),
         }
-        Some(tls) => Ok(routes.serve_with_incoming_shutdown(tls.incoming(listener), shutdown).await?),
-    }
+    })
 }
+
+type Waits<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type Ended = Result<(), ServeError>;
 
 fn server() -> Server {
     Server::builder()
@@ -114,7 +116,7 @@ pub async fn serve_logs<S: NodeLogs>(
 ) -> Result<(), ServeError> {
     access.check(listener.local_addr()?)?;
     let logs = pb::node_logs_server::NodeLogsServer::from_arc(Arc::new(Served(service)));
-    run(server().add_service(access.gate(logs)), listener, access, shutdown).await
+    run(server().add_service(access.gate(logs)), listener, access, Box::pin(shutdown)).await
 }
 
 #[derive(Debug, thiserror::Error)]

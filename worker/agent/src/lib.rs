@@ -29,6 +29,7 @@ use elastic_spec::NodeId;
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -105,7 +106,14 @@ impl AgentConfig {
 
 /// Runs this node's agent until `shutdown`, or until the cloud takes the machine back; then drains: reports that it leaves, and ends when its
 /// workers have handed over, or after the bound.
-pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub fn run(config: AgentConfig, shutdown: impl Future<Output = ()> + Send + 'static) -> Waits<Result<()>> {
+    // Boxed, so that it is compiled here, and not again in each program that has an agent.
+    Box::pin(run_until(config, Box::pin(shutdown)))
+}
+
+type Waits<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+async fn run_until(mut config: AgentConfig, shutdown: Waits<()>) -> Result<()> {
     let shown_to = Access { token: config.credentials.now()?, ..config.access.clone() };
     config.access.token = Some(format!("{:016x}{:016x}", random()?, random()?));
     config.access.ring = Ring::default();
