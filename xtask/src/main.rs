@@ -7,6 +7,7 @@ mod bench;
 mod gpu_bundle;
 mod lint;
 mod nvidia;
+mod programs;
 mod tally;
 mod test;
 mod tools;

@@ -1,27 +1,25 @@
 //! `cargo xtask test`: everything that holds the promises, in one command that needs nothing set up before.
 //!
-//! One release build, one `cargo test`; the programs that end-to-end tests start are named by `ELASTIC_BIN` and
+//! One release build, then every program with tests; those that end-to-end tests start are named by `ELASTIC_BIN` and
 //! `ELASTIC_OWN_MODEL_BIN`. The whole output is kept in `target/xtask-test.log`, a person sees
 //! one line a program and, where something failed, all that this program said.
 
 use crate::bench;
+use crate::programs::{self, Crew, Event};
 use crate::tally::{Counts, Said, Tally, skip_entry};
 use crate::tools;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// A run that is not done after so long hangs: 40 minutes, or 6 hours of `--full`.
-const LIMIT: Duration = Duration::from_secs(40 * 60);
+/// A run that is not done after so long hangs: 75 minutes, or 6 hours of `--full`.
+const LIMIT: Duration = Duration::from_secs(75 * 60);
 const LIMIT_FULL: Duration = Duration::from_secs(6 * 3600);
 /// Simulated worlds of `--full`, unless `ELASTIC_SEEDS` says otherwise.
 const SEEDS_FULL: &str = "200000";
-/// Lines read ahead of what was printed.
-const LINES_AHEAD: usize = 1024;
 
 struct Plan<'a> {
     full: bool,
@@ -83,12 +81,11 @@ fn run_benches(plan: &Plan, start: Instant, tally: &mut Tally) {
     }
 }
 
-fn test_command(plan: &Plan) -> Command {
+/// How each program with tests is started.
+fn arrange(plan: &Plan, command: &mut Command) {
     let program = |name: &str| plan.release_dir.join(name);
-    let mut command = tools::cargo();
-    command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
     // Passing tests are shown too, because a test that skips itself passes and says why.
-    command.args(["--", "--show-output"]).args(&plan.filters);
+    command.arg("--show-output").args(&plan.filters);
     command.env("ELASTIC_BIN", program("elastic")).env("ELASTIC_OWN_MODEL_BIN", program("own-model"));
     command.env("ELASTIC_SKIP_FILE", &plan.skip_file).env("CARGO_TERM_COLOR", "never").env("RUST_BACKTRACE", "1");
     // Nothing of the person's own set-up may steer a test.
@@ -100,70 +97,75 @@ fn test_command(plan: &Plan) -> Command {
         }
         false => command.env_remove("ELASTIC_FULL"),
     };
-    command
 }
 
+/// Runs the programs with tests, and then the examples in docs, which only cargo can run.
 fn run_tests(plan: &Plan, start: Instant, tally: &mut Tally) -> Result<bool> {
-    let (reader, writer) = std::io::pipe().context("create a pipe")?;
-    let mut command = test_command(plan);
-    command.stdin(Stdio::null()).stdout(writer.try_clone().context("share a pipe")?).stderr(writer);
-    let owns_group = !std::io::stdin().is_terminal();
-    if owns_group {
-        // So that a hung run can be ended as a whole; at a terminal Ctrl-C must reach it instead.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    }
-    let mut child = command.spawn().context("start cargo test")?;
-    drop(command); // holds the pipe's writing end
-    let lines = lines_of(reader);
+    let limit = if plan.full { LIMIT_FULL } else { LIMIT };
     let log_path = plan.release_dir.with_file_name("xtask-test.log");
     let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
-    let limit = if plan.full { LIMIT_FULL } else { LIMIT };
-    let in_time = Watch { start, until: start + limit, tally, log }.follow(&lines)?;
-    if !in_time {
-        end(&mut child, owns_group);
-        tally.failed.push(format!("the run was not done after {} min and was ended", limit.as_secs() / 60));
+    let mut watch = Watch { start, tally, log };
+    let arrange = |command: &mut Command| arrange(plan, command);
+    let mut crew = Crew::new(programs::list()?, start + limit, &arrange);
+    let mut succeeded = true;
+    while let Some(event) = crew.next()? {
+        match event {
+            Event::News(line) => watch.say(&line),
+            Event::Ended { lines, status } => {
+                watch.take(&lines)?;
+                succeeded &= status.success();
+            }
+            Event::TimeUp(said) => {
+                for lines in said {
+                    watch.take(&lines)?;
+                    lines.iter().for_each(|line| println!("    {line}"));
+                }
+                watch
+                    .tally
+                    .failed
+                    .push(format!("the run was not done after {} min and was ended", limit.as_secs() / 60));
+                succeeded = false;
+            }
+        }
     }
-    let status = child.wait().context("wait for cargo test")?;
+    let mut docs = tools::cargo();
+    docs.args(["test", "--release", "--workspace", "--doc", "--"]).args(&plan.filters);
+    let docs = docs.stdin(Stdio::null()).output().context("start cargo test --doc")?;
+    let said = String::from_utf8_lossy(&docs.stdout);
+    let lines = std::iter::once("   Doc-tests all").chain(said.lines()).map(str::to_string);
+    watch.take(&lines.collect::<Vec<String>>())?;
+    if !docs.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&docs.stderr));
+    }
     println!("the whole output: {}", shown(&log_path));
-    Ok(status.success() && in_time)
+    Ok(succeeded && docs.status.success())
 }
 
 /// Where the lines of a run go.
 struct Watch<'a> {
     start: Instant,
-    until: Instant,
     tally: &'a mut Tally,
     log: File,
 }
 
 impl Watch<'_> {
-    /// Reads lines until the end of the output; `false` if the time was up before.
-    fn follow(&mut self, lines: &Receiver<String>) -> Result<bool> {
-        loop {
-            match lines.recv_timeout(self.until.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.take(&line)?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(true),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.tally.program_output().iter().for_each(|line| println!("    {line}"));
-                    return Ok(false);
-                }
-            }
-        }
+    fn say(&self, line: &str) {
+        println!("[{:>6.1} s] {line}", self.start.elapsed().as_secs_f64());
     }
 
-    fn take(&mut self, line: &str) -> Result<()> {
-        writeln!(self.log, "{line}").context("write the log")?;
-        let at = self.start.elapsed().as_secs_f64();
-        match self.tally.line(line) {
-            Said::Result { failed: 0, passed: 0, .. } => {}
-            Said::Result { program, passed, failed } => {
-                println!("[{at:>6.1} s] {program}: {passed} passed{}", failed_text(failed));
-                if failed > 0 {
-                    self.tally.program_output().iter().for_each(|line| println!("    {line}"));
+    /// All that a program said.
+    fn take(&mut self, lines: &[String]) -> Result<()> {
+        for line in lines {
+            writeln!(self.log, "{line}").context("write the log")?;
+            match self.tally.line(line) {
+                Said::Result { passed: 0, failed: 0, .. } | Said::Nothing => {}
+                Said::Result { program, passed, failed } => {
+                    self.say(&format!("{program}: {passed} passed{}", failed_text(failed)));
+                    if failed > 0 {
+                        self.tally.program_output().iter().for_each(|line| println!("    {line}"));
+                    }
                 }
             }
-            Said::Nothing if is_news(line) => println!("[{at:>6.1} s] {}", line.trim()),
-            Said::Nothing => {}
         }
         Ok(())
     }
@@ -171,38 +173,6 @@ impl Watch<'_> {
 
 fn failed_text(failed: u64) -> String {
     if failed == 0 { String::new() } else { format!(", {failed} FAILED") }
-}
-
-/// Of cargo's own lines, those that a person waits for: what is compiled, what is wrong.
-fn is_news(line: &str) -> bool {
-    let word = line.trim_start();
-    ["Compiling elastic", "Finished ", "error", "warning: unused"].iter().any(|start| word.starts_with(start))
-        || word.contains("has been running for over")
-}
-
-fn lines_of(source: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = sync_channel(LINES_AHEAD);
-    std::thread::spawn(move || {
-        let mut source = BufReader::new(source);
-        let mut bytes = Vec::new();
-        while matches!(source.read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
-            let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_string();
-            bytes.clear();
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn end(child: &mut Child, owns_group: bool) {
-    if owns_group {
-        let group = format!("-{}", child.id());
-        // Errors are of no use here: the child is waited for next in any case.
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-    }
-    let _ = child.kill();
 }
 
 fn shown(path: &Path) -> String {
