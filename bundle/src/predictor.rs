@@ -30,21 +30,21 @@ impl Predictor {
         fits_table(model)?;
         let network: Arc<dyn Forward> =
             build_forward(description.dtype, &description.model, &description.data.into())?.into();
-        let state = state_of(model, network.layout())?;
-        let scratch = network.new_scratch(threads);
+        let state = Arc::new(state_of(model, network.layout())?);
+        let scratch = network.new_scratch(&state, threads)?;
         let description = Arc::new(description.clone());
-        Ok(Predictor { network, state: Arc::new(state), scratch, description, scaled: Vec::new() })
+        Ok(Predictor { network, state, scratch, description, scaled: Vec::new() })
     }
 
-    /// One more of the same, for another thread.
-    pub fn another(&self, threads: usize) -> Predictor {
-        Predictor {
+    /// One more of the same, for another thread. The error says what the device lacks.
+    pub fn another(&self, threads: usize) -> Result<Predictor, String> {
+        Ok(Predictor {
             network: self.network.clone(),
             state: self.state.clone(),
-            scratch: self.network.new_scratch(threads),
+            scratch: self.network.new_scratch(&self.state, threads)?,
             description: self.description.clone(),
             scaled: Vec::new(),
-        }
+        })
     }
 
     /// What continues texts with the same weights; it keeps its own copy of them, packed for single tokens.
@@ -101,7 +101,7 @@ impl Predictor {
             }
             tokens => tokens,
         };
-        self.network.scores(&mut *self.scratch, &self.state, rows, out);
+        self.network.scores(&mut *self.scratch, rows, out);
     }
 
     /// Logits of one sequence of 1 to `context` tokens, (tokens, vocab): what is behind a token changes nothing before it.

@@ -45,7 +45,7 @@ fn the_bits_of_an_answer_depend_on_its_row_alone() {
             one.logits(rows(at..at + 1), &mut alone[at * scores..(at + 1) * scores]);
         }
         assert!(alone.iter().all(|x| x.is_finite()) && alone[..scores] != alone[scores..2 * scores]);
-        let mut three = one.another(3);
+        let mut three = one.another(3).unwrap();
         for (begin, end) in [(0, count), (0, 2), (1, 8), (5, 18), (3, 7), (20, 21)] {
             let mut together = vec![0.0; (end - begin) * scores];
             three.logits(rows(begin..end), &mut together);

@@ -496,3 +496,24 @@ pub struct Dev {
 pub struct Completions {
     pub shell: clap_complete::Shell,
 }
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The processor
+    Cpu,
+    /// A GPU, and an error where none can be used
+    Cuda,
+    /// A GPU where there is one that has the processor's bits, else the processor
+    Auto,
+}
+
+impl From<Device> for elastic_spec::job::Device {
+    fn from(device: Device) -> elastic_spec::job::Device {
+        match device {
+            Device::Cpu => elastic_spec::job::Device::Cpu,
+            Device::Cuda => elastic_spec::job::Device::Cuda,
+            Device::Auto => elastic_spec::job::Device::Auto,
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `elastic serve MODELS`: answers requests with bundles until Ctrl-C or SIGTERM.
 
-use crate::args::Listening;
+use crate::args::{Device, Listening};
 use crate::exit::{Exit, Outcome, mistake};
 use crate::reach::read_text;
 use crate::{logging, signals};
@@ -21,6 +21,7 @@ Examples:
   elastic serve registry --http 0.0.0.0:8000 --tls-cert cert.pem --tls-key key.pem --api-key-file keys
   elastic serve registry --max-batch 128 --batch-delay-us 500 --threads 4
   elastic serve s3://bucket/registry --cache /var/cache/registry
+  elastic serve registry --device cuda --instances 2
   curl localhost:8000/v2/models/digits
   curl localhost:8000/v1/models/digits:predict -d '{\"instances\": [[0, 0, 5, …]]}'
   curl localhost:8000/v1/completions -d '{\"model\": \"gpt\", \"prompt\": \"one and \"}'
@@ -50,6 +51,9 @@ pub struct Serve {
     /// Address for gRPC; "off" for none
     #[arg(long, value_name = "HOST:PORT", default_value = ":8001")]
     pub grpc: String,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     /// Threads that compute, of each instance [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -105,6 +109,7 @@ pub struct Serve {
 pub fn run(args: Serve) -> Outcome {
     logging::to_stderr("info");
     let config = config(&args)?;
+    elastic_worker::device::take_to_ask(args.device.into()).map_err(|why| mistake(anyhow!(why)))?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(args.io_threads.into()).thread_name("io").enable_all().build();
     let mirror = config.mirror.clone();

@@ -74,7 +74,7 @@ impl Model for Bundled {
     }
 
     fn predictor(&self, threads: usize) -> Result<Box<dyn Predict>, String> {
-        let another = self.first.lock().unwrap_or_else(PoisonError::into_inner).another(threads);
+        let another = self.first.lock().unwrap_or_else(PoisonError::into_inner).another(threads)?;
         Ok(Box::new(Bundles { predictor: another, takes: self.face.takes.clone() }))
     }
 

@@ -5,6 +5,7 @@
 
 use crate::network::Network;
 use crate::nn::Module;
+use crate::predict::Forward;
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::Dtype;
 use std::sync::OnceLock;
@@ -21,6 +22,9 @@ pub trait Backend: Send + Sync {
         data: &DataShape,
         samples: usize,
     ) -> Result<Box<dyn Network>, String>;
+
+    /// The forward pass alone.
+    fn compile_forward(&self, dtype: Dtype, module: &dyn Module, data: &DataShape) -> Result<Box<dyn Forward>, String>;
 }
 
 static TAKEN: OnceLock<Box<dyn Backend>> = OnceLock::new();

@@ -54,6 +54,6 @@ pub use network::{
     compile_on_processor,
 };
 pub use optim::{Update, UpdateReport, apply, apply_on, learning_rate, moments_of};
-pub use predict::{Forward, Rows, compile_forward};
+pub use predict::{Forward, ForwardPlans, Rows, compile_forward};
 pub use probe::{probe, probe_by};
 pub use tensor::{Result, Tensor};

@@ -46,6 +46,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/cuda/src/driver/stream.rs", "copies from and to a GPU and runs kernels on it"),
     ("tensor/cuda/src/selftest.rs", "runs kernels on a GPU"),
     ("tensor/cuda/src/program.rs", "runs kernels on a GPU"),
+    ("tensor/cuda/src/forward.rs", "runs kernels on a GPU, and copies from and to it"),
     ("tensor/cuda/src/network/run.rs", "runs kernels on a GPU, and copies from and to it"),
     ("tensor/cuda/src/network/held.rs", "runs the optimizer on a GPU"),
     ("tensor/cuda/src/resident.rs", "runs kernels on a GPU, and copies from and to it"),

@@ -1,4 +1,4 @@
-//! What a worker computes on: the processor, or a GPU that it takes before anything is compiled.
+//! What a process computes on: the processor, or a GPU that it takes before anything is compiled.
 //!
 //! In f32 a GPU has the processor's bits, so workers of one job may be on either. A GPU proves that with the probe before
 //! `auto` takes it; in bf16, where tensor cores add in an order of their own, all workers must be on GPUs or none.
@@ -28,21 +28,38 @@ pub fn take_alone(spec: &JobSpec) -> Result<(), String> {
     take(spec, 0).map_err(|fault| fault.to_string())
 }
 
+/// Takes a device for this process to ask models on. That a GPU which is asked for cannot be used is an error.
+pub fn take_to_ask(asked: Device) -> Result<(), String> {
+    match (asked, try_to_take(asked, Dtype::F32, 0)) {
+        (Device::Cuda, Err(why)) => {
+            Err(format!("--device cuda: {why}; with \"auto\" the processor computes where there is no GPU"))
+        }
+        (Device::Auto, Err(why)) => {
+            tracing::info!("computes on the processor: {why}");
+            Ok(())
+        }
+        (_, taken) => taken,
+    }
+}
+
 /// Takes the device of the job for this process, as worker number `slot` of its node. That a GPU which is asked for cannot be
 /// used ends the job: where only some nodes have one, "auto" is what to ask for.
 pub(crate) fn take(spec: &JobSpec, slot: u16) -> Result<(), Fault> {
     let asked = spec.resources.device;
-    if asked == Device::Cpu {
-        return Ok(());
-    }
-    let taken = Gpu::open(slot.into()).and_then(|gpu| take_gpu(asked, spec.train.dtype, gpu));
-    match (asked, taken) {
+    match (asked, try_to_take(asked, spec.train.dtype, slot)) {
         (_, Ok(())) => Ok(()),
         (Device::Cuda, Err(why)) => Err(Fault::Job(refusal(&why))),
         (_, Err(why)) => {
             tracing::info!("trains on the processor: {why}");
             Ok(())
         }
+    }
+}
+
+fn try_to_take(asked: Device, dtype: Dtype, slot: u16) -> Result<(), String> {
+    match asked {
+        Device::Cpu => Ok(()),
+        Device::Auto | Device::Cuda => Gpu::open(slot.into()).and_then(|gpu| take_gpu(asked, dtype, gpu)),
     }
 }
 
@@ -59,7 +76,7 @@ fn take_gpu(asked: Device, dtype: Dtype, gpu: Arc<Gpu>) -> Result<(), String> {
         }
     }
     backend::take(Box::new(backend)).map_err(|other| format!("{other} was taken before"))?;
-    tracing::info!("trains on {name}");
+    tracing::info!("computes on {name}");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::model::{Model, Predict};
 use crate::refusal::Refusal;
 use crate::stats::Stats;
 use crate::tensor::Rows;
+use elastic_tensor::backend::DeviceLost;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -212,8 +213,12 @@ impl Shared {
 
     /// Computes a batch and gives the predictor back, or another one if the model panicked.
     fn computed(&self, mut predictor: Box<dyn Predict>, batch: Batch) -> Option<Box<dyn Predict>> {
-        if catch_unwind(AssertUnwindSafe(|| self.compute(predictor.as_mut(), batch))).is_ok() {
-            return Some(predictor);
+        let computed = catch_unwind(AssertUnwindSafe(|| self.compute(predictor.as_mut(), batch)));
+        let Err(panic) = computed else { return Some(predictor) };
+        if let Some(DeviceLost(why)) = panic.downcast_ref() {
+            // Nothing that this process holds on the device can be used again; another process may do better.
+            tracing::error!(%why, "the device failed; the server ends, so that it is started anew");
+            std::process::exit(1);
         }
         // The callers see that their reply was dropped. What the panic left in the predictor is not used again.
         tracing::error!("a model panicked; its predictor is made anew");

@@ -1,16 +1,17 @@
-//! A GPU that a process trains on.
+//! A GPU that a process computes on.
 
 use crate::cache::Cache;
 use crate::device::{self, Device};
 use crate::driver::Context;
+use crate::forward::CudaForward;
 use crate::libs::Libraries;
 use crate::loaded::Loaded;
 use crate::network;
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::Dtype;
-use elastic_tensor::Network;
 use elastic_tensor::backend::Backend;
 use elastic_tensor::nn::Module;
+use elastic_tensor::{Forward, Network};
 use std::sync::Arc;
 
 pub struct Gpu {
@@ -63,5 +64,9 @@ impl Backend for OnGpu {
         samples: usize,
     ) -> Result<Box<dyn Network>, String> {
         Ok(Box::new(network::CudaNetwork::new(&self.0, dtype, module, data, samples)?))
+    }
+
+    fn compile_forward(&self, dtype: Dtype, module: &dyn Module, data: &DataShape) -> Result<Box<dyn Forward>, String> {
+        Ok(Box::new(CudaForward::new(&self.0, dtype, module, data)?))
     }
 }

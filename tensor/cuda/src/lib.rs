@@ -12,6 +12,7 @@
 //! | [`driver`] | memory, streams, launches, graphs |
 //! | [`lower`], [`program`] | from a plan's steps to launches of kernels |
 //! | [`gpu`], [`network`] | the engine's networks, run on a GPU |
+//! | [`forward`] | the forward pass alone, for a server |
 //! | [`optim`] | the optimizer's step on vectors in the GPU's memory |
 //! | [`fold`] | sums along the tree of what lies in the GPU's memory |
 //! | [`resident`] | a job's whole step on a GPU, by one process alone |
@@ -26,6 +27,7 @@ pub mod driver;
 mod error;
 pub mod ffi;
 pub mod fold;
+pub mod forward;
 pub mod gpu;
 pub mod kernels;
 pub mod libs;

@@ -4,6 +4,7 @@ use elastic_models::{build_decode, build_forward, build_in};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::{Activation, Dtype, ModelKind, Norm, Positions};
 use elastic_tensor::{Asked, DecodeSize, Piece, Rows};
+use std::sync::Arc;
 
 const CONTEXT: usize = 70;
 const VOCAB: usize = 99;
@@ -29,7 +30,7 @@ fn greedy_tokens_and_their_scores_are_those_of_the_forward_pass() {
                 let whole = build_forward(dtype, &kind, &DATA).unwrap();
                 let decode = build_decode(dtype, &kind, &DATA).unwrap();
                 assert_eq!(whole.layout().params, decode.layout().params);
-                let mut scratch = whole.new_scratch(2);
+                let mut scratch = whole.new_scratch(&Arc::new(state.clone()), 2).unwrap();
                 let mut session = decode.start(&state, DecodeSize { threads: 2, seats: 1, rows: 16 });
                 let mut tokens = vec![5, 17, 2];
                 let (mut next, mut all) = (vec![0.0; VOCAB], vec![0.0; CONTEXT * VOCAB]);
@@ -39,7 +40,7 @@ fn greedy_tokens_and_their_scores_are_those_of_the_forward_pass() {
                     known = tokens.len();
                     let mut row = tokens.clone();
                     row.resize(CONTEXT, 0);
-                    whole.scores(&mut *scratch, &state, Rows::Tokens(&row), &mut all);
+                    whole.scores(&mut *scratch, Rows::Tokens(&row), &mut all);
                     let wanted = &all[(known - 1) * VOCAB..][..VOCAB];
                     let is_same = wanted.iter().zip(&next).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(is_same, "{dtype:?} {norm:?} {positions:?}: token {known}");

@@ -53,11 +53,12 @@ impl World {
         for (i, x) in state.iter_mut().enumerate() {
             *x = philox::unit(stream.words([i as u32, 0, 0, 0])[0]) - 0.5;
         }
+        let shared = std::sync::Arc::new(state.clone());
         let text = |seed: usize| (0..CONTEXT).map(|i| ((i * 31 + seed * 7 + i * i * seed) % VOCAB) as i32).collect();
         let texts: Vec<Vec<i32>> = (0..5).map(text).collect();
         let scores = |text: &Vec<i32>| {
             let mut out = vec![0.0; CONTEXT * VOCAB];
-            network.scores(&mut *network.new_scratch(1), &state, Rows::Tokens(text), &mut out);
+            network.scores(&mut *network.new_scratch(&shared, 1).unwrap(), Rows::Tokens(text), &mut out);
             out
         };
         let wanted = texts.iter().map(scores).collect();

@@ -6,6 +6,7 @@ mod bf16;
 mod common;
 #[path = "../ops/device.rs"]
 mod device;
+mod forward;
 mod resident;
 
 use device::DEVICE;
