@@ -33,5 +33,6 @@ mod security;
 mod serving;
 mod starts;
 mod torch;
+mod tutorials;
 mod watching;
 mod world_sizes;
