@@ -47,8 +47,10 @@ pub struct Policy {
     pub bytes_max: usize,
     /// Of requests that ask for no time of their own.
     pub timeout: Duration,
-    /// A listener that takes nothing for so long is gone.
+    /// A listener that takes nothing for so long is gone …
     pub silence: Duration,
+    /// … and for so long where texts of others wait for a seat.
+    pub silence_needed: Duration,
 }
 
 impl Default for Policy {
@@ -61,6 +63,7 @@ impl Default for Policy {
             bytes_max: QUEUE_BYTES_MAX,
             timeout: TIMEOUT_MAX,
             silence: Duration::from_secs(20),
+            silence_needed: Duration::from_secs(1),
         }
     }
 }

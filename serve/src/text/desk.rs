@@ -51,6 +51,11 @@ impl<T> Desk<T> {
         Ok(())
     }
 
+    /// Those who wait, the next one first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().map(|waiting| &waiting.item)
+    }
+
     /// The next one.
     pub fn take(&mut self) -> Option<T> {
         let Waiting { bytes, item } = self.waiting.pop_front()?;

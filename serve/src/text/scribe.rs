@@ -1,8 +1,9 @@
 //! The thread that continues the texts of one version of a model, and the way to it.
 //!
 //! Between two steps texts join, and those leave that are finished, late, or heard by nobody any more. Nobody is waited
-//! for: who takes its words too slowly is not told to go on until it took them, and loses its seat after a while. When
-//! the scribe is dropped its thread ends; whoever listens holds the version, so there is nobody left then.
+//! for: who takes its words too slowly is not told to go on until it took them. After a while, which is short where
+//! others need its seats, its request ends with all its texts. When the scribe is dropped its thread ends; whoever listens
+//! holds the version, so there is nobody left then.
 
 use super::desk::{Desk, Full, Waiting};
 use super::stats::Stats;
@@ -67,7 +68,7 @@ struct Line {
 
 impl Line {
     fn is_gone(&self, now_us: u64) -> bool {
-        self.words.is_closed() || self.deadline_us <= now_us
+        self.words.is_closed() || self.deadline_us <= now_us || self.fate.was_slow.load(Relaxed)
     }
 }
 
@@ -75,7 +76,9 @@ impl Line {
 struct Fate {
     /// When the first of its texts got a seat.
     seated_us: AtomicU64,
-    /// A text lost its seat because its words were not taken.
+    /// When its listener took a word last.
+    taken_us: AtomicU64,
+    /// Its words were not taken: none of its texts goes on.
     was_slow: AtomicBool,
 }
 
@@ -107,7 +110,10 @@ impl Hearing {
             Ok(None) | Err(_) => Err(Refusal::Late("the deadline passed before the text was finished".into())),
         };
         match &heard {
-            Ok(word) => self.left -= usize::from(word.is_last()),
+            Ok(word) => {
+                self.fate.taken_us.store(now_us(), Relaxed);
+                self.left -= usize::from(word.is_last());
+            }
             Err(_) => self.left = 0,
         }
         Some(heard)
@@ -178,8 +184,11 @@ impl Scribe {
         let texts = prompts.len() * n;
         let (sender, words) = mpsc::channel(WORDS_MAX.max(texts));
         let arrived_us = now_us();
-        let fate = Fate { seated_us: AtomicU64::new(u64::MAX), was_slow: AtomicBool::new(false) };
-        let fate = Arc::new(fate);
+        let fate = Arc::new(Fate {
+            seated_us: AtomicU64::new(u64::MAX),
+            taken_us: AtomicU64::new(arrived_us),
+            was_slow: AtomicBool::new(false),
+        });
         let end = self.shared.text.end();
         let mut lines = Vec::with_capacity(texts);
         for (at, prompt) in prompts.iter().enumerate() {
@@ -260,9 +269,13 @@ impl Shared {
                 // One whose channel is full sees that it ended.
                 let _ = seated.line.words.try_send(Err(Refusal::Internal("the model panicked".into())));
             }
-            let made = catch_unwind(AssertUnwindSafe(|| self.model.writer(self.policy.size(self.threads))));
+            // First the old one: there may not be memory for both.
+            let made = catch_unwind(AssertUnwindSafe(|| {
+                drop(room);
+                self.model.writer(self.policy.size(self.threads))
+            }));
             match made.unwrap_or_else(|_| Err("it panicked".into())) {
-                Ok(Some(writer)) => room.writer = writer,
+                Ok(Some(writer)) => room = Room { writer, seated: Vec::new() },
                 other => {
                     let why = other.err().unwrap_or_else(|| "there is none".into());
                     tracing::error!(%why, "texts of a model cannot be continued any more; its thread ends");
@@ -293,6 +306,7 @@ impl Shared {
             // Those who leave in this turn leave their seats to the next one.
             let free = room.writer.generator.free();
             let lines: Vec<Line> = std::iter::from_fn(|| state.desk.take()).take(free).collect();
+            room.judge(&state.desk, &self.policy, now_us);
             self.stats.now(room.seated.len() + lines.len(), state.desk.len());
             match (room.seated.is_empty() && lines.is_empty(), state.life) {
                 (false, _) => return Some(lines),
@@ -334,21 +348,30 @@ impl Room {
         !self.seated.is_empty() && self.seated.iter().all(|seated| !seated.held.is_empty())
     }
 
+    /// Who has taken nothing for too long is slow: sooner where others find no seat.
+    fn judge(&self, desk: &Desk<Line>, policy: &Policy, now_us: u64) {
+        for seated in self.seated.iter().filter(|seated| !seated.held.is_empty()) {
+            let fate = &seated.line.fate;
+            let since_us = seated.held_us.max(fate.taken_us.load(Relaxed));
+            let is_silent = |bound: Duration| now_us.saturating_sub(since_us) > bound.as_micros() as u64;
+            let is_needed = || desk.iter().any(|waiting| !Arc::ptr_eq(&waiting.fate, fate));
+            if is_silent(policy.silence) || (is_silent(policy.silence_needed) && is_needed()) {
+                fate.was_slow.store(true, Relaxed);
+            }
+        }
+    }
+
     fn turn(&mut self, lines: Vec<Line>, shared: &Shared) {
         let now = now_us();
         self.seated.retain(|seated| {
-            let is_mute = !seated.held.is_empty() && now - seated.held_us > shared.policy.silence.as_micros() as u64;
-            if is_mute {
-                seated.line.fate.was_slow.store(true, Relaxed);
-            }
-            let stays = !is_mute && !seated.line.is_gone(now);
+            let stays = !seated.line.is_gone(now);
             if !stays {
                 shared.stats.left();
                 self.writer.generator.remove(seated.seat);
             }
             stays
         });
-        for line in lines {
+        for line in lines.into_iter().filter(|line| !line.is_gone(now)) {
             let wanted = if line.of_prompt.is_some() { Wanted::All } else { Wanted::Next };
             let seat = self.writer.generator.add(&line.tokens, wanted);
             line.fate.seated_us.fetch_min(now, Relaxed);

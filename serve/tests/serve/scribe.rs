@@ -60,6 +60,30 @@ fn a_listener_that_takes_nothing_holds_nobody_up_and_loses_its_seat_after_a_whil
 }
 
 #[test]
+fn who_takes_nothing_of_many_texts_loses_all_their_seats_soon_where_others_need_them() {
+    let scribe = scribe(Policy { sequences: 2, silence_needed: Duration::from_millis(200), ..Policy::default() });
+    // 20 texts for two seats: each that is dismissed would be followed by the next.
+    let silent = scribe.ask(ask(150, 20)).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    let begin = Instant::now();
+    let (words, refusal) = heard(scribe.ask(ask(5, 1)).unwrap());
+    assert_eq!((words.len(), refusal), (5, None));
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}: silence is 20 s where nobody waits", begin.elapsed());
+    let (words, refusal) = heard(silent);
+    assert!(words.len() < 200, "{}", words.len());
+    assert!(matches!(refusal, Some(Refusal::Slow(_))), "{refusal:?}");
+}
+
+#[test]
+fn who_takes_nothing_keeps_its_seats_while_only_its_own_texts_wait() {
+    let scribe = scribe(Policy { sequences: 2, silence_needed: Duration::from_millis(50), ..Policy::default() });
+    let slow = scribe.ask(ask(40, 6)).unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    let (words, refusal) = heard(slow);
+    assert_eq!((words.len(), refusal), (240, None));
+}
+
+#[test]
 fn a_slow_listener_gets_every_word() {
     let scribe = scribe(Policy::default());
     let slow = scribe.ask(ask(150, 1)).unwrap();
