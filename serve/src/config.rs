@@ -2,7 +2,7 @@
 
 use crate::batching::Policy;
 use crate::keys::Keys;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, UNREAD_TIME_MAX};
 use crate::repository::mirror::Mirror;
 use crate::serving::Hands;
 use crate::text;
@@ -26,6 +26,8 @@ pub struct Config {
     /// For requests that ask for no time of their own.
     pub timeout: Duration,
     pub connections: usize,
+    /// How long nothing of an answer may be written, because the client does not read.
+    pub unread: Duration,
     /// After SIGTERM: how long requests are still taken while readiness says no …
     pub drain_delay: Duration,
     /// … and how long those that were taken may last then.
@@ -59,6 +61,7 @@ impl Config {
             poll: Some(Duration::from_secs(2)),
             timeout: Duration::from_secs(30),
             connections: CONNECTIONS_MAX,
+            unread: UNREAD_TIME_MAX,
             drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
             keys: Keys::default(),

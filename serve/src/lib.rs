@@ -8,6 +8,7 @@
 //!
 //! There is no path from here to training: the two meet in a bundle, which [`bundled`] alone opens.
 
+mod patient;
 pub mod server;
 
 pub mod config;

@@ -21,6 +21,9 @@ pub const STREAMS_MAX: u32 = 256;
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 /// Longest silence within a body, of the client that sends it.
 pub const BODY_SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Longest time in which a client reads nothing of its answer: more than a text waits for its reader, so that this one
+/// is told in the stream if it reads on, and less than a drain.
+pub const UNREAD_TIME_MAX: Duration = Duration::from_secs(25);
 /// Longest TLS handshake.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Inputs and outputs that a request may name.

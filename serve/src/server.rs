@@ -6,6 +6,7 @@
 
 use crate::config::Config;
 use crate::limits::{HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX};
+use crate::patient::Patient;
 use crate::repository::{self, Inbox, Open, Orders};
 use crate::state::Shared;
 use crate::tls;
@@ -162,6 +163,8 @@ async fn connection(
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
 ) {
+    // Inside of TLS as well: there too nobody polls an answer that cannot be written.
+    let stream = Patient::new(stream, shared.config.unread);
     match acceptor {
         None => speak(stream, shared, stopped).await,
         Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
