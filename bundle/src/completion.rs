@@ -69,6 +69,12 @@ impl Completion {
         Completion { utterance: Utterance::new(&asking.stops), asking, end, left, made: 0, counts: BTreeMap::new() }
     }
 
+    /// Goes on within a character, of which a part was said before.
+    pub fn after(mut self, part: &[u8]) -> Completion {
+        self.utterance = self.utterance.after(part);
+        self
+    }
+
     /// Tokens so far.
     pub fn made(&self) -> usize {
         self.made as usize

@@ -77,6 +77,8 @@ pub enum AddError {
     Empty,
     #[error("the prompt has {tokens} tokens, and the model's context is {context}")]
     TooLong { tokens: usize, context: usize },
+    #[error("the prompt has {bytes} bytes, which are at least {tokens} tokens, and the model's context is {context}")]
+    TooManyBytes { bytes: usize, tokens: usize, context: usize },
     #[error("token {token} at place {place} is none of the model's {vocab}")]
     Unknown { place: usize, token: i32, vocab: usize },
 }

@@ -3,7 +3,7 @@
 //! What may be the beginning of a stop, or of a character, is held back until it is known. Bytes that are no UTF-8 become
 //! U+FFFD, as `String::from_utf8_lossy` does: however the bytes come in pieces, the text is the same.
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Utterance {
     /// Texts that end it and are not part of it; none is empty.
     stops: Vec<Vec<u8>>,
@@ -15,6 +15,17 @@ impl Utterance {
     pub fn new(stops: &[String]) -> Utterance {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).map(|stop| stop.clone().into_bytes()).collect();
         Utterance { stops, held: Vec::new(), is_stopped: false }
+    }
+
+    /// Begins with a part of a character that was said before.
+    pub fn after(mut self, part: &[u8]) -> Utterance {
+        self.held.extend_from_slice(part);
+        self
+    }
+
+    /// Bytes of which nothing is certain yet.
+    pub fn held(&self) -> &[u8] {
+        &self.held
     }
 
     /// Whether a stop has come.
@@ -110,6 +121,15 @@ mod tests {
         assert_eq!(said(&["abc", "b"], &[b"xa", b"bc"]), ["x", "a", ""], "the stop that is complete first ends it");
         assert_eq!(said(&["bc", "abc"], &[b"xab", b"c"]), ["x", "", ""], "of two that end together, the longest");
         assert_eq!(said(&[""], &[b"a"]), ["a", ""]);
+    }
+
+    #[test]
+    fn what_was_begun_before_is_gone_on_with() {
+        let mut before = Utterance::default();
+        assert_eq!((before.push(b"a\xe2\x82"), before.held()), ("a".into(), &b"\xe2\x82"[..]));
+        let mut after = Utterance::new(&["b".into()]).after(before.held());
+        assert_eq!([after.push(b"\xacx"), after.push(b"b")], ["\u{20ac}x", ""]);
+        assert!(after.is_stopped());
     }
 
     /// Read at once, slowly.

@@ -33,7 +33,7 @@ use std::time::Duration;
 pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
     let route = route::route(&head.method, head.uri.path());
-    let dialect = route.as_ref().map_or(Dialect::Plain, Route::dialect);
+    let dialect = route.as_ref().map_or_else(|_| Dialect::of(head.uri.path()), Route::dialect);
     let headers = head.headers;
     let answered = match route {
         Ok(route) => dispatch(&shared, route, &headers, body).await,

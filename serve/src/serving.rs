@@ -13,6 +13,7 @@ use crate::tensor::Rows;
 use crate::text;
 use crate::text::scribe::Scribe;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -89,7 +90,8 @@ impl Loaded {
 
     /// With what continues texts, where it can be: other requests are answered in any case.
     pub fn with_text(mut self, policy: text::Policy, threads: usize) -> Loaded {
-        self.text = Scribe::start(self.model.clone(), policy, threads);
+        let start = AssertUnwindSafe(|| Scribe::start(self.model.clone(), policy, threads));
+        self.text = catch_unwind(start).unwrap_or_else(|_| Err("what continues them panicked as it was made".into()));
         self
     }
 

@@ -78,6 +78,8 @@ impl Policy {
 /// A request: each prompt, `n` times. Prompts have 1 to `context` tokens of the vocabulary.
 pub struct Ask {
     pub prompts: Vec<Arc<[i32]>>,
+    /// Of each prompt that ends within a character, and is told before its texts: the part, which they go on with.
+    pub begun: Vec<Vec<u8>>,
     pub n: usize,
     /// Of each text; its choice is counted here.
     pub asking: Asking,

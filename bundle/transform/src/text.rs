@@ -44,6 +44,14 @@ impl Text {
         }
     }
 
+    /// The most bytes that one token stands for.
+    pub fn longest(&self) -> usize {
+        match self {
+            Text::Bytes => 1,
+            Text::Tokens(tokenizer) => tokenizer.longest(),
+        }
+    }
+
     /// The token that ends a text, where the tokenizer has one of the usual names.
     pub fn end(&self) -> Option<i32> {
         let Text::Tokens(tokenizer) = self else { return None };
@@ -62,5 +70,6 @@ mod tests {
         assert_eq!(tokens.len(), text.len());
         assert_eq!(Text::Bytes.decode(&tokens), text);
         assert_eq!(Text::Bytes.decode(&[-1, 256, 65]), b"A");
+        assert_eq!(Text::Bytes.longest(), 1);
     }
 }

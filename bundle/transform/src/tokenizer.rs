@@ -89,6 +89,11 @@ impl Tokenizer {
         usize::try_from(token).ok().and_then(|token| self.pieces.get(token)).map_or(&[], |piece| piece)
     }
 
+    /// The most bytes that one token stands for.
+    pub fn longest(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len()).max().unwrap_or(1).max(1)
+    }
+
     /// A special token by its text, such as `<|endoftext|>`.
     pub fn special(&self, text: &str) -> Option<i32> {
         self.added.get(text).map(|token| *token as i32)
@@ -505,7 +510,8 @@ mod tests {
                 *vocab.iter().find(|(_, id)| **id == token as u32).expect("a token of the vocabulary").0
             }).collect();
             let bytes: Vec<u8> = spelled.chars().map(|c| letters.iter().position(|letter| *letter == c).unwrap() as u8).collect();
-            prop_assert_eq!(String::from_utf8(bytes).unwrap(), text);
+            prop_assert_eq!(&String::from_utf8(bytes).unwrap(), &text);
+            prop_assert!(tokenizer.encode(&text).unwrap().len() >= text.len().div_ceil(tokenizer.longest()));
         }
 
         #[test]

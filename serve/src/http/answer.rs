@@ -73,8 +73,6 @@ pub fn open_ai_error(refusal: &Refusal, param: Option<&str>, code: Option<&str>)
 
 fn open_ai_type(refusal: &Refusal) -> &'static str {
     match refusal.status() {
-        401 => "authentication_error",
-        404 => "not_found_error",
         429 => "rate_limit_error",
         500.. => "server_error",
         _ => "invalid_request_error",

@@ -14,9 +14,11 @@ use crate::state::Shared;
 use crate::text::scribe::Hearing;
 use crate::text::{Ask, Word};
 use bytes::Bytes;
+use elastic_bundle::AddError;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub async fn whole(
@@ -79,11 +81,18 @@ async fn begin(
         let body = body::read(body, headers, &shared.bodies).await?;
         let (id, prompt, wishes) = read_ask(&loaded, body, form).await?;
         let deadline_us = deadline_us(start_us, timeout, scribe.policy().timeout);
-        let ask = Ask { prompts: vec![prompt], n: 1, asking: wishes.asking(None), of_prompt: false, deadline_us };
+        let ask = Ask {
+            prompts: vec![prompt],
+            begun: Vec::new(),
+            n: 1,
+            asking: wishes.asking(None),
+            of_prompt: false,
+            deadline_us,
+        };
         Ok((id, scribe.ask(ask)?))
     };
     match begun.await {
-        Ok((id, hearing)) => Ok(Telling { id, loaded, hearing, counted, first: None }),
+        Ok((id, hearing)) => Ok(Telling { id, loaded, hearing, counted, first: None, is_told: false }),
         Err(refusal) => Err(counted.refused(refusal)),
     }
 }
@@ -95,8 +104,10 @@ async fn read_ask(loaded: &Arc<Loaded>, body: Whole, form: Form) -> Result<Asked
     texts::apart(body.bytes.len(), move || {
         let (id, text, wishes) = read(&body.bytes, form)?;
         let scribe = texts::scribe(&loaded)?;
+        let wrong = |error: AddError| Refusal::Invalid(format!("'text_input': {error}"));
+        scribe.check_bytes(text.len()).map_err(wrong)?;
         let tokens = texts::encode(scribe, &text)?;
-        scribe.check(&tokens).map_err(|error| Refusal::Invalid(format!("'text_input': {error}")))?;
+        scribe.check(&tokens).map_err(wrong)?;
         Ok((id, tokens.into(), wishes))
     })
     .await
@@ -105,8 +116,13 @@ async fn read_ask(loaded: &Arc<Loaded>, body: Whole, form: Form) -> Result<Asked
 /// Parameters stand in their own object or, as Triton's ensembles have them, beside it.
 fn read(json: &[u8], form: Form) -> Read<(Option<String>, String, Wishes)> {
     let (mut id, mut text, mut wishes) = (None, None, Wishes::default());
+    let mut known = HashSet::new();
     let mut parameter = |s: &mut Scanner<'_>, key: &str| match key {
         _ if s.kind()? == Kind::Null => s.null(),
+        // A key that stands twice in one object is refused where it is read.
+        key if !known.insert(key.to_string()) => {
+            Err(Refusal::Invalid(format!("the parameter '{}' stands both in 'parameters' and beside it", quote(key))))
+        }
         "stream" => match (s.bool_value("'stream'")?, form) {
             (true, Form::Whole) => Err(Refusal::invalid("'stream' is true: ask generate_stream, beside generate")),
             _ => Ok(()),
@@ -142,6 +158,8 @@ struct Telling {
     hearing: Hearing,
     counted: Counted,
     first: Option<String>,
+    /// Whether an event was told: there is one at least.
+    is_told: bool,
 }
 
 impl Telling {
@@ -166,15 +184,23 @@ impl Telling {
     async fn piece(mut self) -> Option<(Bytes, Option<Telling>)> {
         let event = |value: &Value| Bytes::from(format!("data: {value}\n\n"));
         if let Some(text) = self.first.take().filter(|text| !text.is_empty()) {
+            self.is_told = true;
             return Some((event(&self.answer(&text)), Some(self)));
         }
         loop {
             match self.next().await {
                 Some(Ok(text)) if text.is_empty() => continue,
-                Some(Ok(text)) => return Some((event(&self.answer(&text)), Some(self))),
+                Some(Ok(text)) => {
+                    self.is_told = true;
+                    return Some((event(&self.answer(&text)), Some(self)));
+                }
                 Some(Err(refusal)) => {
                     let refusal = self.counted.refused(refusal);
                     return Some((event(&json!({ "error": refusal.to_string() })), None));
+                }
+                None if !self.is_told => {
+                    self.is_told = true;
+                    return Some((event(&self.answer("")), Some(self)));
                 }
                 None => {
                     self.counted.answered(&self.hearing.times());

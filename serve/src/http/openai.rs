@@ -17,7 +17,8 @@ use crate::state::Shared;
 use crate::text::scribe::Hearing;
 use crate::text::{Ask, Word};
 use bytes::Bytes;
-use elastic_bundle::{AddError, Finish};
+use elastic_bundle::{AddError, Finish, Utterance};
+use elastic_transform::Text;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 use read::{Prompt, Request, Wrong};
@@ -33,7 +34,7 @@ async fn answered(shared: &Arc<Shared>, headers: &HeaderMap, body: Incoming) -> 
     let start_us = now_us();
     let timeout = timeout(headers)?;
     let body = body::read(body, headers, &shared.bodies).await?;
-    let request = read_request(&body).await?;
+    let request = read_request(body).await?;
     let loaded = find(shared, &request.model)?;
     let counted = Counted::new(&loaded, start_us);
     let begun = async {
@@ -64,13 +65,12 @@ fn refused(counted: Counted, wrong: Wrong) -> Wrong {
     Wrong { refusal: counted.refused(wrong.refusal), ..wrong }
 }
 
-/// A large request is read on a thread of its own.
-async fn read_request(body: &Whole) -> Result<Request, Wrong> {
+/// A large request is read on a thread of its own. Its body is not needed any more then.
+async fn read_request(body: Whole) -> Result<Request, Wrong> {
     if body.bytes.len() <= BODY_BYTES_SMALL {
         return read::read(&body.bytes);
     }
-    let bytes = body.bytes.clone();
-    let read = tokio::task::spawn_blocking(move || read::read(&bytes));
+    let read = tokio::task::spawn_blocking(move || read::read(&body.bytes));
     read.await.map_err(|error| Refusal::Internal(format!("read a request: {error}")))?
 }
 
@@ -102,7 +102,8 @@ async fn told(loaded: &Arc<Loaded>, request: Request, deadline_us: u64) -> Resul
         fingerprint: format!("fp_{}", &content[..content.len().min(16)]),
     };
     let spoken = |at: usize| Spoken {
-        text: echoed.get(at / n).cloned().unwrap_or_default(),
+        text: echoed.get(at / n).map(|echoed| echoed.text.clone()).unwrap_or_default(),
+        begun: echoed.get(at / n).map(|echoed| echoed.begun.clone()).unwrap_or_default(),
         logprobs: likely.map(|_| Logprobs::default()),
         finish: None,
     };
@@ -115,37 +116,62 @@ async fn told(loaded: &Arc<Loaded>, request: Request, deadline_us: u64) -> Resul
         n,
         made: 0,
     };
-    Ok((telling, Ask { prompts, n, asking, of_prompt: echo && likely.is_some(), deadline_us }))
+    let begun = echoed.into_iter().map(|echoed| echoed.begun).collect();
+    Ok((telling, Ask { prompts, begun, n, asking, of_prompt: echo && likely.is_some(), deadline_us }))
 }
 
 type Tokens = Vec<Arc<[i32]>>;
 
+/// A prompt as it is repeated: whole characters, and the part of one that its tokens may end with.
+struct Echoed {
+    text: String,
+    begun: Vec<u8>,
+}
+
+impl Echoed {
+    fn of(tokens: &[i32], text: &Text) -> Echoed {
+        let mut said = Utterance::default();
+        let text = said.push(&text.decode(tokens));
+        Echoed { text, begun: said.held().to_vec() }
+    }
+}
+
 /// The prompts' tokens and, where they are to be repeated, their texts.
-async fn tokens(loaded: &Arc<Loaded>, prompts: Vec<Prompt>, echo: bool) -> Result<(Tokens, Vec<String>), Wrong> {
+async fn tokens(loaded: &Arc<Loaded>, prompts: Vec<Prompt>, echo: bool) -> Result<(Tokens, Vec<Echoed>), Wrong> {
     let size = prompts.iter().map(Prompt::bytes).sum();
     let loaded = loaded.clone();
     let read = texts::apart(size, move || {
         let scribe = texts::scribe(&loaded)?;
         let (mut tokens, mut echoed) = (Vec::with_capacity(prompts.len()), Vec::new());
         for (at, prompt) in prompts.into_iter().enumerate() {
-            let (found, text) = match prompt {
-                Prompt::Text(text) => (texts::encode(scribe, &text)?, text),
-                Prompt::Tokens(tokens) => {
-                    let text = String::from_utf8_lossy(&scribe.text().decode(&tokens)).into_owned();
-                    (tokens, text)
-                }
+            let checked = match &prompt {
+                Prompt::Text(text) => scribe.check_bytes(text.len()),
+                Prompt::Tokens(tokens) => scribe.check(tokens),
             };
-            match scribe.check(&found) {
-                Ok(()) => tokens.push(found.into()),
-                Err(error) => return Ok(Err((at, error))),
+            if let Err(error) = checked {
+                return Ok(Err((at, error)));
             }
-            echoed.extend(echo.then_some(text));
+            match prompt {
+                Prompt::Text(text) => {
+                    let found = texts::encode(scribe, &text)?;
+                    if let Err(error) = scribe.check(&found) {
+                        return Ok(Err((at, error)));
+                    }
+                    tokens.push(found.into());
+                    echoed.extend(echo.then_some(Echoed { text, begun: Vec::new() }));
+                }
+                Prompt::Tokens(found) => {
+                    echoed.extend(echo.then(|| Echoed::of(&found, scribe.text())));
+                    tokens.push(found.into());
+                }
+            }
         }
         Ok(Ok((tokens, echoed)))
     });
     let read = read.await.map_err(|refusal| Wrong::at("prompt", refusal))?;
     read.map_err(|(at, error)| {
-        let code = matches!(error, AddError::TooLong { .. }).then_some("context_length_exceeded");
+        let is_long = matches!(error, AddError::TooLong { .. } | AddError::TooManyBytes { .. });
+        let code = is_long.then_some("context_length_exceeded");
         Wrong { code, ..Wrong::at("prompt", Refusal::Invalid(format!("prompt {at}: {error}"))) }
     })
 }
@@ -165,6 +191,8 @@ struct Telling {
 /// What was said of one text and not told yet.
 struct Spoken {
     text: String,
+    /// The part of a character that an echo ends with.
+    begun: Vec<u8>,
     logprobs: Option<Logprobs>,
     finish: Option<Finish>,
 }
@@ -193,7 +221,9 @@ impl Telling {
                 at
             }
             Word::Nothing { text: at } => {
-                self.texts[at].finish = Some(Finish::Length);
+                let spoken = &mut self.texts[at];
+                spoken.text += &String::from_utf8_lossy(&std::mem::take(&mut spoken.begun));
+                spoken.finish = Some(Finish::Length);
                 at
             }
         }
@@ -251,7 +281,7 @@ impl Live {
             match heard {
                 Some(Ok(word)) => {
                     let at = self.telling.hear(word);
-                    let Spoken { text, logprobs, finish } = &self.telling.texts[at];
+                    let Spoken { text, logprobs, finish, .. } = &self.telling.texts[at];
                     // What may begin a stop or a character is held back; nothing is told of it.
                     if text.is_empty() && logprobs.is_none() && finish.is_none() {
                         continue;

@@ -49,6 +49,17 @@ pub enum Dialect {
     OpenAi,
 }
 
+impl Dialect {
+    /// Of a path where nothing is served, or not so: below `/v1` all but the models is OpenAI's.
+    pub fn of(path: &str) -> Dialect {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        match parts[..] {
+            [v1, first, ..] if v1.eq_ignore_ascii_case("v1") && !is_models(first) => Dialect::OpenAi,
+            _ => Dialect::Plain,
+        }
+    }
+}
+
 impl Route {
     pub fn dialect(&self) -> Dialect {
         match self {
@@ -72,7 +83,10 @@ impl Route {
 }
 
 pub fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
-    let unknown = || Refusal::NotFound(format!("nothing is served at '{}'", quote(path)));
+    let unknown = || match path.trim_matches('/').eq_ignore_ascii_case("v1/chat/completions") {
+        true => Refusal::NotFound("chats are not served: ask /v1/completions".into()),
+        false => Refusal::NotFound(format!("nothing is served at '{}'", quote(path))),
+    };
     let route = find(path)?.ok_or_else(unknown)?;
     let allowed = route.method();
     let fits = method.as_str() == allowed || (allowed == "GET" && method == Method::HEAD);
@@ -127,7 +141,7 @@ fn v1(parts: &[&str]) -> Result<Option<Route>, Refusal> {
     if is(first, "completions") && parts.is_empty() {
         return Ok(Some(Route::Completions));
     }
-    if !is(first, "models") {
+    if !is_models(first) {
         return Ok(None);
     }
     let Some((last, before)) = parts.split_last() else { return Ok(Some(Route::V1Models)) };
@@ -158,6 +172,10 @@ fn v1(parts: &[&str]) -> Result<Option<Route>, Refusal> {
         (Some(call), false) => Some(Route::V1Call(name, which, call)),
         (Some(_), true) => None,
     })
+}
+
+fn is_models(part: &str) -> bool {
+    part.eq_ignore_ascii_case("models")
 }
 
 fn call(word: &str) -> Option<Call> {
@@ -240,6 +258,17 @@ mod tests {
         assert_eq!(get("/v2/models/%ff"), Err(400));
         assert_eq!(get("/v2/models/%4"), Err(400));
         assert_eq!(get("/v3"), Err(404));
+    }
+
+    #[test]
+    fn what_is_not_served_below_v1_is_told_in_the_words_of_who_asks() {
+        let told = |method: &Method, path: &str| (route(method, path).unwrap_err().to_string(), Dialect::of(path));
+        let chats = "chats are not served: ask /v1/completions".to_string();
+        assert_eq!(told(&Method::POST, "/v1/chat/completions"), (chats, Dialect::OpenAi));
+        assert_eq!(told(&Method::POST, "/v1/embeddings").1, Dialect::OpenAi);
+        assert_eq!(told(&Method::GET, "/v1/completions").1, Dialect::OpenAi);
+        assert_eq!(told(&Method::POST, "/v1/Models/m:dance").1, Dialect::Plain);
+        assert_eq!(told(&Method::GET, "/v2/chat/completions").1, Dialect::Plain);
     }
 
     proptest! {

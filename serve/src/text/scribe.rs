@@ -31,6 +31,8 @@ struct Shared {
     text: Arc<Text>,
     vocab: usize,
     context: usize,
+    /// The most bytes that a token stands for.
+    longest: usize,
     policy: Policy,
     threads: usize,
     stats: Stats,
@@ -143,8 +145,9 @@ impl Scribe {
         warm(&mut writer);
         let state = Mutex::new(State { desk: Desk::new(&policy), life: Life::Open });
         let text = writer.text.clone();
+        let longest = text.longest();
         let (stats, wake) = (Stats::default(), Condvar::new());
-        let shared = Arc::new(Shared { model, text, vocab, context, policy, threads, stats, state, wake });
+        let shared = Arc::new(Shared { model, text, vocab, context, longest, policy, threads, stats, state, wake });
         let scribe = Scribe { shared: shared.clone() };
         let thread = std::thread::Builder::new().name("text".into());
         thread.spawn(move || shared.work(writer)).map_err(|error| format!("start a thread for texts: {error}"))?;
@@ -153,6 +156,16 @@ impl Scribe {
 
     pub fn text(&self) -> &Arc<Text> {
         &self.shared.text
+    }
+
+    /// Can a text of so many bytes be a prompt? Asked before anything is made of it: it can be any length.
+    pub fn check_bytes(&self, bytes: usize) -> Result<(), AddError> {
+        let (longest, context) = (self.shared.longest, self.shared.context);
+        match bytes.div_ceil(longest) {
+            tokens if tokens <= context => Ok(()),
+            tokens if longest == 1 => Err(AddError::TooLong { tokens, context }),
+            tokens => Err(AddError::TooManyBytes { bytes, tokens, context }),
+        }
     }
 
     /// Can the tokens be a prompt? The error says why not.
@@ -180,7 +193,7 @@ impl Scribe {
 
     /// The texts wait for seats. Who drops the hearing takes them out.
     pub fn ask(&self, ask: Ask) -> Result<Hearing, Refusal> {
-        let Ask { prompts, n, asking, of_prompt, deadline_us } = ask;
+        let Ask { prompts, begun, n, asking, of_prompt, deadline_us } = ask;
         let texts = prompts.len() * n;
         let (sender, words) = mpsc::channel(WORDS_MAX.max(texts));
         let arrived_us = now_us();
@@ -197,6 +210,7 @@ impl Scribe {
                 let asking = Asking { choice: choice as u32, ..asking.clone() };
                 let of_prompt = asking.likely.filter(|_| of_prompt);
                 let completion = Completion::new(asking, prompt.len(), self.shared.context, end);
+                let completion = completion.after(begun.get(at).map(Vec::as_slice).unwrap_or_default());
                 if completion.is_over() && of_prompt.is_none() {
                     sender.try_send(Ok(Word::Nothing { text })).expect("there is room for a word of each text");
                     continue;

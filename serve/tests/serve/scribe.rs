@@ -20,7 +20,14 @@ fn ask(max_tokens: usize, n: usize) -> Ask {
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, seed: 3 };
     let penalties = Penalties::default();
     let asking = Asking { sampling, penalties, max_tokens, stops: Vec::new(), likely: None, choice: 0 };
-    Ask { prompts: vec![vec![72, 105].into()], n, asking, of_prompt: false, deadline_us: u64::MAX / 2 }
+    Ask {
+        prompts: vec![vec![72, 105].into()],
+        begun: Vec::new(),
+        n,
+        asking,
+        of_prompt: false,
+        deadline_us: u64::MAX / 2,
+    }
 }
 
 /// All words up to the end or a refusal.

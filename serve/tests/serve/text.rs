@@ -167,6 +167,50 @@ fn an_echo_with_logprobs_tells_how_likely_each_token_of_the_prompt_is() {
 }
 
 #[test]
+fn an_echo_that_ends_within_a_character_goes_on_within_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = registry(dir.path());
+    let prompt = [65, 0xf0, 0x9f];
+    for (max_tokens, logprobs) in [(0, Value::Null), (0, json!(0)), (12, Value::Null), (12, json!(1))] {
+        let mut ask = json!({
+            "model": "text", "prompt": prompt, "echo": true, "max_tokens": max_tokens, "temperature": 0,
+            "logprobs": logprobs,
+        });
+        let whole = complete(&mut up.client(), ask.clone())["choices"][0].clone();
+        let said = greedy_after(&prompt, max_tokens);
+        assert_eq!(whole["text"], shown(&[&prompt[..], &said].concat()), "one text, however it came to be");
+        ask["stream"] = json!(true);
+        let pieces = events(&up.client().post(PATH, &ask.to_string()));
+        let text: String = pieces.iter().map(|event| event["choices"][0]["text"].as_str().unwrap()).collect();
+        assert_eq!(whole["text"], text);
+    }
+    let ask = json!({ "model": "text", "prompt": [128, 65, 226], "echo": true, "logprobs": 0, "max_tokens": 0 });
+    let offsets = complete(&mut up.client(), ask)["choices"][0]["logprobs"]["text_offset"].clone();
+    assert_eq!(offsets, json!([0, 1, 2]));
+}
+
+fn greedy_after(prompt: &[i32], count: usize) -> Vec<i32> {
+    let prompt: Vec<u8> = prompt.iter().map(|token| *token as u8).collect();
+    greedy(&writer(CONTEXT, 0), &prompt, count)
+}
+
+#[test]
+fn what_is_not_served_is_told_in_openais_words_below_its_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = registry(dir.path());
+    let mut client = up.client();
+    let chats = client.post("/v1/chat/completions", "{}");
+    let error = &chats.json()["error"];
+    assert_eq!((chats.status, &error["type"]), (404, &json!("invalid_request_error")));
+    assert_eq!(error["message"], "chats are not served: ask /v1/completions");
+    let method = client.get(PATH);
+    assert_eq!((method.status, &method.json()["error"]["type"]), (405, &json!("invalid_request_error")));
+    let unknown = client.post(PATH, "{\"model\": \"letters\", \"prompt\": \"a\"}").json()["error"].clone();
+    assert_eq!((&unknown["type"], &unknown["code"]), (&json!("invalid_request_error"), &json!("model_not_found")));
+    assert!(client.post("/v1/models/m:dance", "{}").error().contains("nothing is served"));
+}
+
+#[test]
 fn bad_completions_are_refused_each_with_its_parameter() {
     let dir = tempfile::tempdir().unwrap();
     let up = registry(dir.path());
@@ -196,6 +240,8 @@ fn bad_completions_are_refused_each_with_its_parameter() {
     check("prompt", json!(["a", "x".repeat(CONTEXT + 1)]), 400, json!("prompt"), "prompt 1: the prompt has 97 tokens");
     check("prompt", json!([65, 256]), 400, json!("prompt"), "token 256 at place 1 is none of the model's 256");
     check("prompt", json!([-1]), 400, json!("prompt"), "token -1 at place 0");
+    check("prompt", json!([1_i64 << 40]), 400, json!("prompt"), "token 1099511627776 is none");
+    check("prompt", json!([vec![65; CONTEXT + 1]]), 400, json!("prompt"), "97 tokens, and the model's context is 96");
     check("prompt", json!([[65], []]), 400, json!("prompt"), "prompt 1: the prompt has no tokens");
     check("prompt", json!(vec!["a"; 129]), 400, json!("prompt"), "more than 128 texts");
     check("max_tokens", json!(-1), 400, json!("max_tokens"), "must be 0 or more, not -1");
@@ -292,10 +338,15 @@ fn tritons_generate_says_the_same_at_once_and_in_events() {
     check("/v2/models/text/generate", json!({}), 400, "'text_input' is missing");
     check("/v2/models/text/generate", json!({ "text_input": 7 }), 400, "must be a string");
     check("/v2/models/text/generate", json!({ "text_input": "a", "stream": true }), 400, "ask generate_stream");
+    let both = json!({ "text_input": "a", "seed": 1, "parameters": { "seed": 2 } });
+    check("/v2/models/text/generate", both, 400, "'seed' stands both in 'parameters' and beside it");
     check("/v2/models/text/generate", json!({ "text_input": "a", "beams": 2 }), 400, "'beams' is not known");
     check("/v2/models/text/generate_stream", json!({ "text_input": "" }), 400, "no tokens");
     let long = json!({ "text_input": "x".repeat(CONTEXT + 1) });
     check("/v2/models/text/generate_stream", long, 400, "the model's context is 96");
     let negative = json!({ "text_input": "a", "parameters": { "max_tokens": -1 } });
     check("/v2/models/text/generate_stream", negative, 400, "0 or more");
+    let nothing = client.post("/v2/models/text/generate_stream", "{\"text_input\": \"a\", \"max_tokens\": 0}").text();
+    assert_eq!(nothing.matches("data: ").count(), 1, "{nothing}");
+    assert!(nothing.contains("\"text_output\":\"\""), "{nothing}");
 }

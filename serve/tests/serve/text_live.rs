@@ -6,6 +6,7 @@ use crate::models::{put, writer};
 use crate::text::{CONTEXT, PATH};
 use crate::up::Up;
 use elastic_serve::repository::{Open, bundles};
+use elastic_serve::serving::Which;
 use elastic_serve::testing::{Held, Hold, held_texts};
 use elastic_serve::{Config, bundled};
 use serde_json::{Value, json};
@@ -151,6 +152,35 @@ fn a_deadline_in_the_middle_of_a_stream_is_told_in_it() {
     let text = String::from_utf8(last).unwrap();
     let error: Value = serde_json::from_str(text.trim_start_matches("data: ").trim_end()).unwrap();
     assert!(error["error"]["message"].as_str().unwrap().contains("the deadline passed"), "{error}");
+}
+
+#[test]
+fn who_stops_to_read_a_stream_keeps_neither_its_version_nor_the_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    put(&dir.path().join("text/1"), &writer(CONTEXT, 0));
+    let mut config = Config { poll: Some(Duration::from_millis(20)), ..Config::new(dir.path().to_path_buf()) };
+    // The scribe alone would wait for it until the drain is over.
+    (config.text.silence, config.text.silence_needed) = (Duration::from_secs(600), Duration::from_secs(600));
+    (config.unread, config.drain) = (Duration::from_millis(500), Duration::from_secs(20));
+    let up = Up::with(config, bundles());
+    // More events, and larger ones, than buffers on the way hold; several, because one may not be enough.
+    let ask = json!({
+        "model": format!("text:{:0>240}", 1), "prompt": "a", "n": 128, "max_tokens": 96, "logprobs": 5, "stream": true,
+    });
+    let ask = ask.to_string();
+    let mut silent: Vec<Client> = (0..2).map(|_| up.client()).collect();
+    for client in &mut silent {
+        let request = format!("POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{ask}", ask.len());
+        client.send(request.repeat(4).as_bytes());
+    }
+    let cancelled = "nv_inference_request_failure{model=\"text\",version=\"1\",reason=\"CANCELED\"} 2";
+    until("both are given up", || up.client().get("/metrics").text().contains(cancelled));
+    until("nobody is seated", || figure(&up, "elastic_serve_text_running") == 0);
+    let old = Arc::downgrade(&up.shared.find("text", &Which::Newest).unwrap());
+    put(&dir.path().join("text/2"), &writer(CONTEXT, 2));
+    until("the old version is gone", || old.upgrade().is_none());
+    assert!(up.ended(), "nobody is left to wait for");
+    drop(silent);
 }
 
 #[test]

@@ -205,8 +205,7 @@ fn prompts(s: &mut Scanner<'_>) -> Read<Vec<Prompt>> {
 
 fn token(s: &mut Scanner<'_>) -> Read<i32> {
     let number = s.i64("a token")?;
-    // What no i32 is, no model has; it is told with the others.
-    Ok(i32::try_from(number).unwrap_or(-1))
+    i32::try_from(number).map_err(|_| Refusal::Invalid(format!("token {number} is none that a model can have")))
 }
 
 #[cfg(test)]
@@ -239,6 +238,7 @@ mod tests {
         assert_eq!(why("[1, \"a\"]"), "'prompt' has tokens and texts side by side");
         assert_eq!(prompts_of("[\"a\", [1]]").map(|prompts| prompts.len()), Ok(2), "of both kinds, each by itself");
         assert_eq!(why("[{}]"), "'prompt', place 0, must be a text or tokens, not an object");
+        assert_eq!(why("[1, 4294967296]"), "token 4294967296 is none that a model can have");
         assert_eq!(why("[1.5]"), "a token must be a whole number, not 1.5");
         assert_eq!(why("7"), "'prompt', where it is no list, must be a string, not a number");
     }

@@ -3,7 +3,7 @@
 use super::read::Wrong;
 use crate::http::answer::{self, Answer};
 use crate::http::route::Dialect;
-use elastic_bundle::{Finish, Likelihood};
+use elastic_bundle::{Finish, Likelihood, Utterance};
 use elastic_transform::Text;
 use serde_json::{Map, Value, json};
 
@@ -73,7 +73,8 @@ pub struct Logprobs {
     own: Vec<Option<f64>>,
     top: Vec<Option<Map<String, Value>>>,
     offsets: Vec<usize>,
-    /// Characters before the next token.
+    /// What the tokens say so far, and its whole characters.
+    said: Utterance,
     at: usize,
 }
 
@@ -90,9 +91,17 @@ impl Logprobs {
         self.tokens.push(word);
         self.own.push(likelihood.map(|likelihood| finite(likelihood.own)));
         self.top.push(top);
-        self.offsets.push(self.at);
-        let begins = |byte: &&u8| **byte & 0xc0 != 0x80;
-        self.at += text.decode(&[token]).iter().filter(begins).count();
+        let bytes = text.decode(&[token]);
+        self.offsets.push(self.place(&bytes));
+        self.at += self.said.push(&bytes).chars().count();
+    }
+
+    /// Of the character that has the first of these bytes, which come next.
+    fn place(&self, bytes: &[u8]) -> usize {
+        let Some(first) = bytes.get(..1) else { return self.at };
+        let mut said = self.said.clone();
+        let text = said.push(first) + &said.finish();
+        self.at + text.chars().count() - 1
     }
 
     /// What has been pushed since the last time.
@@ -122,6 +131,7 @@ fn word(token: i32, text: &Text) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn tokens_that_are_no_characters_have_names_and_places() {
@@ -133,10 +143,27 @@ mod tests {
         }
         let value = logprobs.take();
         assert_eq!(value["tokens"], json!(["B", "bytes:\\xe2", "bytes:\\x82", "bytes:\\xac", "C"]));
-        assert_eq!(value["text_offset"], json!([0, 1, 2, 2, 2]));
+        assert_eq!(value["text_offset"], json!([0, 1, 1, 1, 2]));
+        let mut broken = Logprobs::default();
+        [128, 65, 226].iter().for_each(|token| broken.push(*token, None, &Text::Bytes));
+        assert_eq!(broken.take()["text_offset"], json!([0, 1, 2]));
         assert_eq!(value["token_logprobs"], json!([null, -9999.0, -9999.0, -9999.0, -9999.0]));
         assert_eq!(value["top_logprobs"][0], Value::Null);
         assert_eq!(value["top_logprobs"][4], json!({ "A": -0.5, "bytes:\\xe2": -2.0, "C": -9999.0 }));
         assert_eq!(logprobs.take()["tokens"], json!([]));
+    }
+
+    proptest! {
+        /// The text in front of a token, with a character that it goes on with left out.
+        #[test]
+        fn a_token_stands_where_its_first_byte_is_seen(
+            bytes in prop::collection::vec(prop::sample::select(&b"aab\x80\x82\xac\xc3\xa9\xe2\xf0\x90\xef\xbf\xbd\xff"[..]), 1..20),
+        ) {
+            let mut logprobs = Logprobs::default();
+            bytes.iter().for_each(|byte| logprobs.push(i32::from(*byte), None, &Text::Bytes));
+            let expected: Vec<usize> =
+                (1..=bytes.len()).map(|end| String::from_utf8_lossy(&bytes[..end]).chars().count() - 1).collect();
+            prop_assert_eq!(&logprobs.take()["text_offset"], &json!(expected));
+        }
     }
 }
