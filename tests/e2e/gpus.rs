@@ -143,7 +143,7 @@ fn nodes_with_and_without_a_gpu_train_one_job_and_a_kill_on_either_costs_no_bit(
         cluster.until_active(&job, 2);
     }
     let (_, proof) = cluster.until_done(&job);
-    for (node, device) in [("gpu", "trains on GPU 0, Fake GPU 0"), ("processor", "trains on the processor")] {
+    for (node, device) in [("gpu", "computes on GPU 0, Fake GPU 0"), ("processor", "trains on the processor")] {
         let said = logs(&cluster.dir.join("nodes").join(node));
         assert!(said.matches(device).count() == 2, "both workers of {node}: {said}");
     }

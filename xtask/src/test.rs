@@ -43,7 +43,7 @@ pub fn run(args: &[&str]) -> Result<ExitCode> {
 
     // Programs and tests in one go: asked for apart, some libraries would get other features and be compiled twice.
     println!("building the programs and their tests");
-    tools::run(tools::cargo().args(["build", "--release", "--workspace", "--bins", "--tests"]))?;
+    tools::run(tools::cargo().args(["build", "--release", "--workspace", "--bins", "--tests", "--examples"]))?;
     println!("[{:>6.1} s] running the tests", start.elapsed().as_secs_f64());
 
     let mut tally = Tally::default();
