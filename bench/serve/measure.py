@@ -288,6 +288,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=1, help="that the models are trained for (1)")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     options = parser.parse_args()
+    # So that a run that is ended ends its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers = options.servers.split(",")
     global PRIORITY
     PRIORITY = options.nice
