@@ -39,14 +39,27 @@ pub struct Asked<'a> {
     pub labels: Option<Vec<String>>,
 }
 
-/// A bundle where there is a bundle, else a run or a checkpoint.
+/// A bundle where there is a bundle, the newest of a model's versions where there are versions, else a run or a
+/// checkpoint.
 pub fn find(path: &Path, asked: &Asked) -> Result<Named> {
-    if path.join("model.json").exists() {
-        let bundle = Bundle::open(path).map_err(|error| anyhow!("{error}"))?;
-        let provenance = elastic_bundle::read_provenance(path).map_err(|error| anyhow!("{error}"))?;
-        return Ok(Named { model: bundle.model, provenance: provenance.unwrap_or_default(), about: None });
+    let is_bundle = path.join("model.json").exists();
+    let newest = if is_bundle || path.join(JOB).exists() { None } else { newest_version(path) };
+    if !is_bundle && newest.is_none() {
+        return of_run(path, asked);
     }
-    of_run(path, asked)
+    let path = newest.as_deref().unwrap_or(path);
+    let bundle = Bundle::open(path).map_err(|error| anyhow!("{error}"))?;
+    let provenance = elastic_bundle::read_provenance(path).map_err(|error| anyhow!("{error}"))?;
+    Ok(Named { model: bundle.model, provenance: provenance.unwrap_or_default(), about: None })
+}
+
+/// Of a model's directory in a registry: the version that a server would answer with.
+fn newest_version(path: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(path).ok()?.filter_map(Result::ok);
+    let number = |entry: &std::fs::DirEntry| entry.file_name().to_str()?.parse::<u64>().ok();
+    // A version's manifest is written last.
+    let versions = entries.filter(|entry| entry.path().join("manifest.json").is_file());
+    Some(versions.filter_map(|entry| Some((number(&entry)?, entry.path()))).max()?.1)
 }
 
 fn of_run(path: &Path, asked: &Asked) -> Result<Named> {

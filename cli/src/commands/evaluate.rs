@@ -28,7 +28,7 @@ whatever batch it comes.
 Exit codes: 0 evaluated, 1 it could not be, 2 mistakes in the data or on the
 command line.")]
 pub struct Args {
-    /// A bundle, a run's directory, or a checkpoint
+    /// A bundle, a model of a registry (its newest version), a run's directory, or a checkpoint
     #[arg(value_name = "BUNDLE|RUN|CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
     /// Samples: a CSV, an .npy array (with --targets), or a text [default: what the run kept for validation]

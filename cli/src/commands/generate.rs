@@ -16,7 +16,7 @@ use std::path::PathBuf;
 #[command(group = ArgGroup::new("begin").args(["prompt", "prompt_file"]).required(true))]
 #[command(after_help = "\
 Examples:
-  elastic generate models/gpt/1 --prompt 'seven and five make '
+  elastic generate models/gpt --prompt 'seven and five make '
   elastic generate runs/gpt-3f2a --prompt 'seven and ' --temperature 0 --stop .
   elastic generate models/gpt/1 --prompt 'two and ' --seed 7 --top-p 0.9 --max-tokens 100
   elastic generate gpt2 --prompt-file letter.txt --echo
@@ -29,7 +29,7 @@ at --max-tokens, at a stop, at the model's own end, or where its context is full
 Exit codes: 0 generated, 1 it could not be, 2 mistakes on the command line or in
 the prompt.")]
 pub struct Args {
-    /// A bundle, a run's directory, or a checkpoint
+    /// A bundle, a model of a registry (its newest version), a run's directory, or a checkpoint
     #[arg(value_name = "BUNDLE|RUN|CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
     /// What the text begins with
