@@ -1,6 +1,7 @@
 //! The product as people use it: real processes, real signals, a real etcd. Every test ends by comparing
 //! weights, optimizer state, validation and the event log with a run that nothing disturbed.
 
+mod answers;
 mod averages;
 mod buckets;
 mod cluster;

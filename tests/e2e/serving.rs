@@ -51,25 +51,25 @@ impl Drop for Stop<'_> {
 }
 
 /// Speaks HTTP on one connection, which stays.
-struct Client {
+pub struct Client {
     stream: BufReader<TcpStream>,
 }
 
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     /// The server ends the connection behind this answer.
     closes: bool,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Client {
-    fn connect(port: u16) -> std::io::Result<Client> {
+    pub fn connect(port: u16) -> std::io::Result<Client> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         Ok(Client { stream: BufReader::new(stream) })
     }
 
-    fn ask(&mut self, request: &[u8]) -> std::io::Result<Answer> {
+    pub fn ask(&mut self, request: &[u8]) -> std::io::Result<Answer> {
         self.stream.get_mut().write_all(request)?;
         self.answer()
     }
@@ -96,7 +96,7 @@ impl Client {
     }
 }
 
-fn get(port: u16, path: &str) -> Option<Answer> {
+pub fn get(port: u16, path: &str) -> Option<Answer> {
     Client::connect(port).ok()?.ask(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).ok()
 }
 
