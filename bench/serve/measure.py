@@ -245,6 +245,7 @@ def many(model, seconds, turn):
         finally:
             server.end()
         out |= median(parts)
+        out[f"{name} closed"] = most[f"{name} closed"]
         out[f"{name} capacity"] = {"per_s": capacity}
         out[f"{name} share"] = {"share": out[name]["per_s"] / capacity}
     return out
@@ -278,6 +279,8 @@ def swap(model, seconds, turn):
         server.end()
     for version in [path for path in home.iterdir() if path.name != "1"]:
         shutil.rmtree(version)
+    pairs = [[round(part[run]["p99_us"]) for run in ("still", "swaps")] for part in parts]
+    print(f"{model.name}: p99 without and with a new version, in us: {pairs}", flush=True)
     return median(parts)
 
 
@@ -327,6 +330,7 @@ def show(results, peers):
                 found = runs[name]
                 refused = sum(found["refused"].values())
                 print(f"{model}: {name}: at 150 % with up to {MANY_CONNECTIONS} at once: goodput {100 * runs[f'{name} share']['share']:.0f} % of the capacity, p50 {found['p50_us']:.0f} us, "
+                      f"{100 * found['per_s'] / runs[f'{name} closed']['per_s']:.0f} % of a closed loop's with as many, "
                       f"p99 {found['p99_us']:.0f} us, {refused} refused ({found['refused']}) and {found['turned_away']} turned away of {refused + found['turned_away'] + found['answered']}")
         if "swaps" in runs:
             still, swaps = runs["still"], runs["swaps"]
