@@ -68,27 +68,40 @@ def said(*command):
 
 class Calm:
     """While it lasts, every other process, and the kernel's own work on memory, has the time that server and load leave
-    (SCHED_IDLE). Needs root, and Linux."""
+    (SCHED_IDLE), and with `aside` none of it on the server's core. Needs root, and Linux."""
 
     MEMORY = ("kdamond", "kcompactd", "khugepaged", "kswapd")
 
+    def __init__(self, aside=False):
+        self.aside, self.cores = aside, {}
+
     def __enter__(self):
-        for task in pathlib.Path("/proc").glob("[0-9]*/task/*") if CALM else ():
-            tid = int(task.name)
+        for tid in self.tasks():
             try:
-                is_process = bool((task / "maps").read_text())
-                is_memory = (task / "comm").read_text().startswith(self.MEMORY)
-                if (is_process or is_memory) and os.sched_getscheduler(tid) == os.SCHED_OTHER:
-                    os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+                os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+                if self.aside and tid != os.getpid():
+                    cores = os.sched_getaffinity(tid)
+                    os.sched_setaffinity(tid, {int(LOAD_CORE)})
+                    self.cores[tid] = cores
             except OSError:
                 continue
 
     def __exit__(self, *_):
         # Their children too, which began as they were.
+        for tid in self.tasks():
+            try:
+                os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+                if self.aside and os.sched_getaffinity(tid) == {int(LOAD_CORE)}:
+                    os.sched_setaffinity(tid, self.cores.get(tid, range(os.cpu_count())))
+            except OSError:
+                continue
+
+    def tasks(self):
         for task in pathlib.Path("/proc").glob("[0-9]*/task/*") if CALM else ():
             try:
-                if os.sched_getscheduler(int(task.name)) == os.SCHED_IDLE:
-                    os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
+                is_memory = (task / "comm").read_text().startswith(self.MEMORY)
+                if (is_memory or (task / "maps").read_text()) and os.sched_getscheduler(int(task.name)) in (os.SCHED_OTHER, os.SCHED_IDLE):
+                    yield int(task.name)
             except OSError:
                 continue
 
@@ -96,6 +109,7 @@ class Calm:
 def first():
     """In a child: before all others, where the machine is calmed."""
     if CALM:
+        os.sched_setaffinity(0, range(os.cpu_count()))
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, -20)
         # A session's, which Linux weighs before that of its processes.
@@ -345,7 +359,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0, help="of a closed loop; others in proportion (2)")
     parser.add_argument("--models", default="echo,mlp,cnn", help="some of echo, mlp, cnn")
     parser.add_argument("--servers", default="elastic,triton,fastapi", help="some of elastic, triton, fastapi")
-    parser.add_argument("--no-swap", action="store_true", help="leave the change of versions out")
+    parser.add_argument("--parts", default="closed,many,swap", help="some of closed (with the open loops), many, swap")
     parser.add_argument("--calm", action="store_true", help="everything else on the machine runs only when server and load leave it time; needs root")
     parser.add_argument("--epochs", type=int, default=1, help="that the models are trained for (1)")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
@@ -360,15 +374,16 @@ def main():
         models = [Model(name, pathlib.Path(folder), options.epochs) for name in options.models.split(",")]
         machine = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
         print(f"{machine}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}", flush=True)
-        with Calm():
-            for turn in range(options.turns):
+        for turn in range(options.turns):
+            with Calm():
                 for model in models:
-                    for who in servers:
+                    for who in servers if "closed" in options.parts else ():
                         turns.setdefault((model.name, who), []).append(measure(who, model, options.seconds, turn))
-                if "elastic" in servers:
+                if "elastic" in servers and "many" in options.parts:
                     for model in models:
                         turns.setdefault((model.name, "elastic+many"), []).append(many(model, options.seconds, turn))
-                if not options.no_swap and "elastic" in servers:
+            if "elastic" in servers and "swap" in options.parts:
+                with Calm(aside=True):
                     for model in models:
                         turns.setdefault((model.name, "elastic+swap"), []).append(swap(model, options.seconds * 0.4, turn))
     results = {key: median(found) for key, found in turns.items()}
