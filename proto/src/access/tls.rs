@@ -5,6 +5,7 @@ use super::Access;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -30,10 +31,13 @@ pub enum OwnCertificate {
 pub enum TlsError {
     #[error("read {path}: {what}")]
     File { path: PathBuf, what: String },
-    #[error("the certificate: {0}")]
-    Chain(String),
-    #[error("the certificate and its key do not fit together: {0}")]
-    Unfit(rustls::Error),
+    /// `place` is a file, or what a text is for.
+    #[error("{place}: {what}")]
+    Pem { place: String, what: String },
+    #[error("{chain} and {key} do not fit together: {why}")]
+    Unfit { chain: String, key: String, why: rustls::Error },
+    #[error("set up TLS: {0}")]
+    SetUp(rustls::Error),
     #[error("the agents' authority: {0}")]
     Authority(String),
 }
@@ -67,15 +71,26 @@ impl OwnCertificate {
 
     fn certified(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
         let (chain, key) = self.texts()?;
+        let (chain_place, key_place) = self.places();
+        let bad = |place: &String, what: String| TlsError::Pem { place: place.clone(), what };
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<_, _>>()
-            .map_err(|e| TlsError::Chain(e.to_string()))?;
+            .map_err(|e| bad(&chain_place, format!("the certificate in it cannot be read: {e}")))?;
         if chain.is_empty() {
-            return Err(TlsError::Chain("there is none in it".into()));
+            return Err(bad(&chain_place, "there is no certificate in it".into()));
         }
-        let key =
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| TlsError::Chain(format!("its key: {e}")))?;
-        CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Unfit)
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|e| bad(&key_place, format!("the key in it cannot be read: {e}")))?;
+        let unfit = |why| TlsError::Unfit { chain: chain_place.clone(), key: key_place.clone(), why };
+        CertifiedKey::from_der(chain, key, provider).map_err(unfit)
+    }
+
+    /// Where chain and key come from, for errors.
+    fn places(&self) -> (String, String) {
+        match self {
+            OwnCertificate::Pem { .. } => ("the certificate".into(), "the certificate's key".into()),
+            OwnCertificate::Files { chain, key } => (chain.display().to_string(), key.display().to_string()),
+        }
     }
 
     /// When its files were last written.
@@ -112,7 +127,7 @@ impl ResolvesServerCert for Newest {
         if held.looked.elapsed() >= LOOK_PERIOD {
             held.looked = Instant::now();
             let written = self.own.written();
-            if written.is_some() && written != held.written {
+            if written != held.written {
                 held.written = written;
                 match self.own.certified(&self.provider) {
                     Ok(key) => {
@@ -150,7 +165,7 @@ impl Access {
         let newest = Arc::new(Newest { own: own.clone(), provider: provider.clone(), now });
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Unfit)?;
+            .map_err(TlsError::SetUp)?;
         let builder = match &self.agent_authority_pem {
             None => builder.with_no_client_auth(),
             Some(pem) => {
@@ -211,18 +226,30 @@ impl Tls {
                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
                     // Nobody is there to take it when the server has stopped.
                     Ok(Ok(stream)) => drop(out.send(Ok(stream)).await),
-                    // Looks whether the port is open, as probes do, and hangs up.
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-                    Ok(Err(error)) => access.tell_refused(Some(peer), "TLS handshake", &words(&error)),
-                    Err(_) => access.tell_refused(Some(peer), "TLS handshake", &"took too long"),
+                    Ok(Err(error)) => access.tell_handshake(peer, &error),
+                    Err(_) => access.tell_handshake(peer, &io::ErrorKind::TimedOut.into()),
                 }
             });
         }
     }
 }
 
+impl Access {
+    /// Tells the log that somebody's handshake came to nothing, as [`Access::tell_refused`] does. Whoever looks
+    /// whether the port is open, as probes do, and hangs up, is not told of.
+    pub fn tell_handshake(&self, peer: SocketAddr, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => {}
+            _ => self.tell_refused(Some(peer), "TLS handshake", &words(error)),
+        }
+    }
+}
+
 /// What went wrong, in the words of whoever has to mend it.
 fn words(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return "took too long".into();
+    }
     let cause = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     match cause {
         Some(rustls::Error::InvalidMessage(_)) => "the caller speaks plain text, or something else than TLS".into(),
