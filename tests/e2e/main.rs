@@ -16,6 +16,7 @@ mod generate;
 mod gpu_bundle;
 mod gpus;
 mod groups;
+mod https;
 mod inputs;
 mod last_step;
 mod membership;

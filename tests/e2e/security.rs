@@ -2,7 +2,10 @@
 //! over TLS between all parts, with the bits of one in plain text.
 
 use crate::cluster::{Guarded, Proof, elastic, free_port, job_file, run, submit_local, wait_for};
+use crate::https;
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -162,6 +165,41 @@ fn plain_text_other_authorities_expired_tokens_and_other_roles_are_refused_and_t
         for place in [&secured.told("coordinator"), &secured.told("n0"), &listed] {
             assert!(!place.contains(secret), "a secret stands in {place}");
         }
+    }
+}
+
+#[test]
+fn plain_text_expired_tokens_and_other_roles_read_nothing_of_the_coordinators_page_and_are_told() {
+    let port = free_port();
+    let secured = Secured::start(&["--http", &format!("0.0.0.0:{port}")]);
+    let authority = secured.certs().join("ca.pem");
+    let ask = |path: &str, token: Option<&str>| {
+        https::status(&https::ask(port, &authority, &https::get(path, token)).expect("an answer"))
+    };
+    let mut plain = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    plain.write_all(https::get("/metrics", None).as_bytes()).expect("the request is sent");
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{}", text(&answer));
+    secured.has_told("plain text");
+
+    let (agent, viewer) = (secured.token("agent", "1h"), secured.token("viewer", "1h"));
+    for path in ["/metrics", "/api/jobs"] {
+        assert_eq!(ask(path, None), 401, "{path}");
+        assert_eq!(ask(path, Some("guessed")), 401, "{path}");
+        assert_eq!(ask(path, Some(&agent)), 403, "{path}");
+        assert_eq!(ask(path, Some(&viewer)), 200, "{path}");
+    }
+    secured.has_told("a token is wanted");
+    secured.has_told("not this cluster's");
+    secured.has_told("token agent (role agent) may not do this: the role viewer is needed");
+
+    let expired = secured.token("admin", "1s");
+    wait_for("the token expires", 10, || (ask("/metrics", Some(&expired)) == 401).then_some(()));
+    secured.has_told("token admin has expired");
+    for secret in [&agent, &viewer, &expired] {
+        let secret = secret.rsplit('.').next().expect("there is a last part");
+        assert!(!secured.told("coordinator").contains(secret), "the log holds a secret");
     }
 }
 

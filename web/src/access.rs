@@ -3,10 +3,17 @@
 use axum::http::{HeaderMap, StatusCode, header};
 use elastic_proto::{Access, Denied};
 use elastic_spec::access::Role;
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Whether the caller may do what needs `role`; else the status and the words to answer with.
-pub fn allowed(access: &Access, headers: &HeaderMap, role: Role) -> Result<(), (StatusCode, String)> {
+/// Who is turned away is told to the log.
+pub fn allowed(
+    access: &Access,
+    headers: &HeaderMap,
+    role: Role,
+    peer: Option<SocketAddr>,
+) -> Result<(), (StatusCode, String)> {
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let judged = access.check_bearer(shown.and_then(|value| value.strip_prefix("Bearer ")), role, now);
@@ -16,7 +23,9 @@ pub fn allowed(access: &Access, headers: &HeaderMap, role: Role) -> Result<(), (
             Denied::Elsewhere => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNAUTHORIZED,
         };
-        access.tell_refused(None, "HTTP", &denied);
+        if denied != Denied::Elsewhere {
+            access.tell_refused(peer, "HTTP", &denied);
+        }
         (status, denied.to_string())
     })
 }
@@ -48,14 +57,14 @@ mod tests {
     #[test]
     fn only_the_clusters_token_opens() {
         let access = Access { token: Some("right".into()), ..Access::default() };
-        let with = |value: &str| allowed(&access, &headers(header::AUTHORIZATION, value), Role::Viewer);
+        let with = |value: &str| allowed(&access, &headers(header::AUTHORIZATION, value), Role::Viewer, None);
         assert!(with("Bearer right").is_ok());
         for wrong in ["Bearer wrong", "Bearer righ", "Bearer rightt", "right", "Basic right", ""] {
             let (status, _) = with(wrong).unwrap_err();
             assert!([StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE].contains(&status), "{wrong}");
         }
-        assert!(allowed(&access, &HeaderMap::new(), Role::Viewer).is_err());
-        assert!(allowed(&Access::default(), &HeaderMap::new(), Role::Viewer).is_ok());
+        assert!(allowed(&access, &HeaderMap::new(), Role::Viewer, None).is_err());
+        assert!(allowed(&Access::default(), &HeaderMap::new(), Role::Viewer, None).is_ok());
     }
 
     #[test]

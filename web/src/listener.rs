@@ -53,7 +53,7 @@ pub async fn serve(
     let tls = access.server_config(b"http/1.1")?.map(TlsAcceptor::from);
     let router = router(routes, access, bound);
     tokio::select! {
-        never = accept(listener, tls, router) => match never {},
+        never = accept(listener, tls, router, access) => match never {},
         () = shutdown => Ok(()),
     }
 }
@@ -74,11 +74,18 @@ struct Guard {
     is_loopback: bool,
 }
 
+/// Whose connection a request came on.
+#[derive(Clone, Copy)]
+struct Peer(SocketAddr);
+
 async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     if is_foreign(&guard.access, guard.is_loopback, request.headers()) {
-        return refused(StatusCode::FORBIDDEN, "this listener answers to names of the loopback only");
+        const WHY: &str = "this listener answers to names of the loopback only";
+        guard.access.tell_refused(peer, "HTTP", &WHY);
+        return refused(StatusCode::FORBIDDEN, WHY);
     }
-    match allowed(&guard.access, request.headers(), Role::Viewer) {
+    match allowed(&guard.access, request.headers(), Role::Viewer, peer) {
         Ok(()) => next.run(request).await,
         Err((status, why)) => {
             let mut answer = refused(status, &why);
@@ -117,17 +124,17 @@ const HEADERS: &[(&str, &str)] = &[
 
 enum Never {}
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) -> Never {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, access: &Access) -> Never {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let seat = seats.clone().acquire_owned().await.expect("the seats are never closed");
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let (tls, router) = (tls.clone(), router.clone());
+            Ok((stream, peer)) => {
+                let (tls, router, access) = (tls.clone(), router.clone(), access.clone());
                 connections.spawn(async move {
-                    connection(stream, tls, router).await;
+                    connection(stream, Peer(peer), tls, router, access).await;
                     drop(seat);
                 });
             }
@@ -140,18 +147,19 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router)
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router) {
+async fn connection(stream: TcpStream, peer: Peer, tls: Option<TlsAcceptor>, router: Router, access: Access) {
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return speak(stream, router).await };
+    let Some(tls) = tls else { return speak(stream, peer, router).await };
     match tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream)).await {
-        Ok(Ok(stream)) => speak(stream, router).await,
-        Ok(Err(error)) => debug!(%error, "a caller's handshake was refused"),
-        Err(_) => debug!("a caller's handshake took too long"),
+        Ok(Ok(stream)) => speak(stream, peer, router).await,
+        Ok(Err(error)) => access.tell_handshake(peer.0, &error),
+        Err(_) => access.tell_handshake(peer.0, &std::io::ErrorKind::TimedOut.into()),
     }
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
-    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, router: Router) {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
         router.clone().oneshot(request.map(axum::body::Body::new))
     });
     let mut http = hyper::server::conn::http1::Builder::new();
