@@ -80,10 +80,10 @@ pub struct Reach {
     /// Address of the coordinator, or several with commas between
     #[arg(long, env = "ELASTIC_COORDINATOR", value_name = "URL", value_delimiter = ',')]
     pub coordinator: Vec<String>,
-    /// File with the cluster's token
+    /// File with your token, as `elastic token create` gave it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
-    /// The cluster's token
+    /// The same, from the environment
     #[arg(long, env = "ELASTIC_TOKEN", hide = true, hide_env_values = true)]
     pub token: Option<String>,
     /// Certificate of the authority that signed the coordinator's (PEM)
@@ -105,7 +105,7 @@ pub struct Listening {
     /// speaks; what a flag names besides goes first
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub tls_dir: Option<PathBuf>,
-    /// Allow plain text on addresses that other machines can reach
+    /// Allow plain text, and callers that prove nothing, on addresses that other machines can reach
     #[arg(long)]
     pub insecure: bool,
 }
@@ -397,7 +397,8 @@ pub struct Coordinator {
     /// Directory of the runs, as the nodes see it
     #[arg(long, value_name = "DIR", default_value = "runs", value_hint = ValueHint::DirPath)]
     pub runs: PathBuf,
-    /// File with a token that every agent and user must show
+    /// File with the coordinator's own token, which may do everything; agents and people get tokens of their own
+    /// (`elastic token create`)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
     /// The same, from the environment
