@@ -1,16 +1,20 @@
 //! `elastic serve MODELS`: answers requests with bundles until Ctrl-C or SIGTERM.
 
 use crate::args::{Device, Listening};
+use crate::commands::coordinator::access;
 use crate::exit::{Exit, Outcome, mistake};
-use crate::reach::read_text;
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueHint};
-use elastic_proto::{Access, OwnCertificate};
+use elastic_proto::{Access, OpenBind};
 use elastic_serve::repository::bundles;
 use elastic_serve::repository::mirror::{Mirror, is_address};
-use elastic_serve::{Certificate, Config, Keys, Listeners, Server, bind};
+use elastic_serve::{Config, Door, Keys, Listeners, Server, Tell, Tls, bind};
+use std::fmt::Display;
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -18,7 +22,7 @@ use tokio::net::TcpListener;
 #[command(after_help = "\
 Examples:
   elastic serve digits                             a bundle, to this machine, at ports 8000 and 8001
-  elastic serve registry --http 0.0.0.0:8000 --tls-cert cert.pem --tls-key key.pem --api-key-file keys
+  elastic serve registry --http 0.0.0.0:8000 --tls-dir certs/serving --api-key-file keys
   elastic serve registry --max-batch 128 --batch-delay-us 500 --threads 4
   elastic serve s3://bucket/registry --cache /var/cache/registry
   elastic serve registry --device cuda --instances 2
@@ -33,8 +37,10 @@ New versions are loaded aside, answer when they are warm, and leave no gap.
 MODELS may be s3://bucket/prefix: what is served is copied here and followed
 (credentials: docs/storage.md).
 
-Addresses like :8000 are this machine's only. Others need a certificate, or
---insecure.
+Addresses like :8000 are this machine's only. Others need a certificate and
+keys, or --insecure. A line of --api-key-file is a key, which may ask, or
+\"admin KEY\": that one may load and unload models, too. Certificate and keys
+are read again when their files change.
 
 Exit codes: 0 drained, 1 a bundle cannot be served or requests were cut off at
 the end, 2 mistakes on the command line.")]
@@ -99,7 +105,7 @@ pub struct Serve {
     /// And how long those that were taken may last then, in ms
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
     pub drain_ms: u64,
-    /// File with keys, one a line, of which callers must show one
+    /// File with keys, one a line, of which callers must show one; "admin" before a key lets it load and unload
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub api_key_file: Option<PathBuf>,
     #[command(flatten)]
@@ -108,7 +114,8 @@ pub struct Serve {
 
 pub fn run(args: Serve) -> Outcome {
     logging::to_stderr("info");
-    let config = config(&args)?;
+    let access = access(&args.listening)?;
+    let config = config(&args, &access)?;
     elastic_worker::device::take_to_ask(args.device.into()).map_err(|why| mistake(anyhow!(why)))?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // A thread's own queue has 256 places; what is beyond them waits in a common one, of which a busy thread takes a few in a
@@ -116,7 +123,7 @@ pub fn run(args: Serve) -> Outcome {
     runtime.global_queue_interval(2);
     let runtime = runtime.worker_threads(args.io_threads.into()).thread_name("io").enable_all().build();
     let mirror = config.mirror.clone();
-    let outcome = runtime.context("start the runtime")?.block_on(serve(args, config));
+    let outcome = runtime.context("start the runtime")?.block_on(serve(args, config, access));
     if let Some(mirror) = mirror {
         mirror.end();
     }
@@ -124,11 +131,11 @@ pub fn run(args: Serve) -> Outcome {
     outcome
 }
 
-async fn serve(args: Serve, config: Config) -> Outcome {
-    let http = listen(&args.http, &args.listening, "--http").await?;
+async fn serve(args: Serve, config: Config, access: Access) -> Outcome {
+    let http = listen(&args.http, &access, &config.keys).await.context("--http").map_err(mistake)?;
     let grpc = match args.grpc.as_str() {
         "off" => None,
-        address => Some(listen(address, &args.listening, "--grpc").await?),
+        address => Some(listen(address, &access, &config.keys).await.context("--grpc").map_err(mistake)?),
     };
     let local = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
     let (at_http, at_grpc) = (local(&http), grpc.as_ref().map_or("off".into(), local));
@@ -155,21 +162,43 @@ async fn serve(args: Serve, config: Config) -> Outcome {
     }
 }
 
-async fn listen(address: &str, listening: &Listening, flag: &str) -> Result<TcpListener> {
-    let listener = bind(address).await.with_context(|| flag.to_string()).map_err(mistake)?;
-    let certificate = listening.pair().is_some();
-    let access = Access {
-        // Who may ask is the server's own business (--api-key-file).
-        token: Some(String::new()),
-        certificate: certificate.then(|| OwnCertificate::from_pem("", "")),
-        insecure: listening.insecure,
-        ..Access::default()
-    };
-    access.check(listener.local_addr().context("the listener's address")?).map_err(mistake)?;
-    Ok(listener)
+/// Outside the loopback nothing is served in plain text, and nobody is served without a key, unless that is wanted.
+async fn listen(address: &str, access: &Access, keys: &Keys) -> Result<TcpListener> {
+    let listener = bind(address).await?;
+    let bound = listener.local_addr().context("the listener's address")?;
+    match access.check(bound) {
+        // Who may ask is the business of the server's keys, not of a cluster's tokens.
+        Err(OpenBind::Unguarded(_)) if !keys.is_empty() => Ok(listener),
+        Err(OpenBind::Unguarded(_)) => Err(anyhow!(
+            "{bound} can be reached from other machines, and whoever reaches it could ask, load and unload: name a \
+             file of keys with --api-key-file, or say --insecure if the network is trusted"
+        )),
+        Err(open @ OpenBind::Plain(_)) => Err(open.into()),
+        Ok(()) => Ok(listener),
+    }
 }
 
-fn config(args: &Serve) -> Result<Config> {
+/// What the server is told of TLS and tells of who is turned away: as coordinator and agents do it.
+fn door(access: &Access) -> Result<Door> {
+    let tls = |protocol: &[u8]| access.server_config(protocol).map_err(mistake);
+    let tls = tls(b"http/1.1")?.zip(tls(b"h2")?).map(|(http, grpc)| Tls { http, grpc });
+    Ok(Door { tls, tell: Some(Arc::new(Log(access.clone()))) })
+}
+
+/// The program's log, at a pace that fills no disk.
+struct Log(Access);
+
+impl Tell for Log {
+    fn refused(&self, peer: Option<SocketAddr>, what: &str, why: &dyn Display) {
+        self.0.tell_refused(peer, what, why);
+    }
+
+    fn handshake(&self, peer: SocketAddr, error: &io::Error) {
+        self.0.tell_handshake(peer, error);
+    }
+}
+
+fn config(args: &Serve, access: &Access) -> Result<Config> {
     let mut config = match is_address(&args.models) {
         true => {
             let mirror = Mirror::open(&args.models, args.cache.clone()).map_err(|why| mistake(anyhow!("{why}")))?;
@@ -199,12 +228,9 @@ fn config(args: &Serve) -> Result<Config> {
     config.drain_delay = Duration::from_millis(args.drain_delay_ms);
     config.drain = Duration::from_millis(args.drain_ms);
     if let Some(path) = &args.api_key_file {
-        let text = read_text(path)?;
-        config.keys = Keys::parse(&text).map_err(|why| mistake(anyhow!("{}: {why}", path.display())))?;
+        config.keys = Keys::open(path).map_err(|why| mistake(anyhow!("--api-key-file: {why}")))?;
     }
-    if let Some((chain, key)) = args.listening.pair() {
-        config.certificate = Some(Certificate { chain_pem: read_text(&chain)?, key_pem: read_text(&key)? });
-    }
+    config.door = door(access)?;
     Ok(config)
 }
 

@@ -1,6 +1,7 @@
 //! How a server is set up. The CLI reads flags into it; defaults are here.
 
 use crate::batching::Policy;
+use crate::door::Door;
 use crate::keys::Keys;
 use crate::limits::{CONNECTIONS_MAX, UNREAD_TIME_MAX};
 use crate::repository::mirror::Mirror;
@@ -33,20 +34,7 @@ pub struct Config {
     /// … and how long those that were taken may last then.
     pub drain: Duration,
     pub keys: Keys,
-    pub certificate: Option<Certificate>,
-}
-
-/// PEM texts.
-#[derive(Clone)]
-pub struct Certificate {
-    pub chain_pem: String,
-    pub key_pem: String,
-}
-
-impl std::fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Certificate")
-    }
+    pub door: Door,
 }
 
 impl Config {
@@ -65,7 +53,7 @@ impl Config {
             drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
             keys: Keys::default(),
-            certificate: None,
+            door: Door::default(),
         }
     }
 }

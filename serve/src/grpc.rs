@@ -2,11 +2,12 @@
 //!
 //! Tensors that came as raw bytes are answered as raw bytes, those that came as typed contents as typed contents.
 
+mod gate;
 mod read;
 mod serve;
 mod write;
 
-pub(crate) use serve::{serve, server};
+pub(crate) use serve::serve;
 
 use crate::clock::now_us;
 use crate::outputs::{Values, give};
@@ -35,11 +36,6 @@ pub struct Service {
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Service {
-    fn check<T>(&self, request: &Request<T>) -> Result<(), Refusal> {
-        let of = |name: &str| request.metadata().get(name).map(|value| value.as_bytes());
-        self.shared.config.keys.check(of("authorization"), of("x-api-key"))
-    }
-
     fn find(&self, name: &str, version: &str) -> Result<Arc<Loaded>, Refusal> {
         self.shared.find(name, &Which::parse(version)?)
     }
@@ -82,13 +78,11 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Reply<ModelReadyResponse> {
-        self.check(&request)?;
         let ModelReadyRequest { name, version } = request.into_inner();
         Ok(Response::new(ModelReadyResponse { ready: self.find(&name, &version).is_ok() }))
     }
 
-    async fn server_metadata(&self, request: Request<ServerMetadataRequest>) -> Reply<ServerMetadataResponse> {
-        self.check(&request)?;
+    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Reply<ServerMetadataResponse> {
         Ok(Response::new(ServerMetadataResponse {
             name: "elastic".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -97,7 +91,6 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Reply<ModelMetadataResponse> {
-        self.check(&request)?;
         let ModelMetadataRequest { name, version } = request.into_inner();
         let loaded = self.find(&name, &version)?;
         let table = self.shared.serving.table();
@@ -106,7 +99,6 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Reply<ModelInferResponse> {
-        self.check(&request)?;
         let timeout = read::timeout(request.metadata());
         Ok(Response::new(infer(&self.shared, request.into_inner(), timeout).await?))
     }
@@ -118,7 +110,6 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Reply<Self::ModelStreamInferStream> {
-        self.check(&request)?;
         let shared = self.shared.clone();
         let answers = request.into_inner().then(move |request| {
             let shared = shared.clone();
@@ -140,14 +131,12 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Reply<ModelConfigResponse> {
-        self.check(&request)?;
         let ModelConfigRequest { name, version } = request.into_inner();
         let loaded = self.find(&name, &version)?;
         Ok(Response::new(ModelConfigResponse { config: Some(write::config(&loaded, &self.shared.config)) }))
     }
 
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Reply<ModelStatisticsResponse> {
-        self.check(&request)?;
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let table = self.shared.serving.table();
         let model_stats = match name.as_str() {
@@ -164,7 +153,6 @@ impl GrpcInferenceService for Service {
     }
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Reply<RepositoryIndexResponse> {
-        self.check(&request)?;
         let only_ready = request.into_inner().ready;
         let rows = self.shared.index().into_iter().filter(|row| !only_ready || row.state == "READY");
         let model = |row: crate::state::IndexRow| repository_index_response::ModelIndex {
@@ -180,7 +168,6 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Reply<RepositoryModelLoadResponse> {
-        self.check(&request)?;
         let RepositoryModelLoadRequest { model_name, parameters, .. } = request.into_inner();
         if let Some(key) = parameters.keys().find(|key| *key == "config" || key.starts_with("file:")) {
             let text = format!("'{}' is not taken over the wire", crate::refusal::quote(key));
@@ -194,7 +181,6 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Reply<RepositoryModelUnloadResponse> {
-        self.check(&request)?;
         self.shared.unload(&request.into_inner().model_name).await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }

@@ -26,17 +26,24 @@ use hyper::{Method, Request};
 use route::{Dialect, Route};
 use serde_json::json;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Answers one request. Never fails: a refusal is an answer too.
-pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+pub async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
     let route = route::route(&head.method, head.uri.path());
     let dialect = route.as_ref().map_or_else(|_| Dialect::of(head.uri.path()), Route::dialect);
     let headers = head.headers;
     let answered = match route {
-        Ok(route) => dispatch(&shared, route, &headers, body).await,
+        Ok(route) => match admit(&shared, &route, &headers) {
+            Ok(()) => dispatch(&shared, route, &headers, body).await,
+            Err(refusal) => {
+                shared.config.door.refused(Some(peer), head.uri.path(), &refusal);
+                Err(refusal)
+            }
+        },
         Err(refusal) => Err(refusal),
     };
     let answer = answered.unwrap_or_else(|refusal| answer::refusal(&refusal, dialect));
@@ -51,11 +58,14 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<A
     Ok(answer)
 }
 
+/// Whether the caller may ask this, by the key that is shown.
+fn admit(shared: &Shared, route: &Route, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(needed) = route.needed() else { return Ok(()) };
+    let bytes = |name: &str| headers.get(name).map(|value| value.as_bytes());
+    shared.config.keys.check(bytes(AUTHORIZATION.as_str()), bytes("x-api-key"), needed)
+}
+
 async fn dispatch(shared: &Arc<Shared>, route: Route, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {
-    if !route.is_open() {
-        let bytes = |name: &str| headers.get(name).map(|value| value.as_bytes());
-        shared.config.keys.check(bytes(AUTHORIZATION.as_str()), bytes("x-api-key"))?;
-    }
     match route {
         Route::Alive => Ok(answer::value(&json!({ "status": "alive" }))),
         Route::Live => Ok(answer::value(&json!({ "live": true }))),

@@ -1,49 +1,71 @@
-//! API keys: who may ask. A file with one key a line; empty lines and lines that begin with # count for nothing.
+//! API keys: who may ask, and who may also load and unload. Kept as digests, and read again when their file changes.
+//!
+//! A line is a key, or the role of a key and the key: `viewer` asks, which is what a key alone does; `admin` loads and
+//! unloads models, too. Empty lines and lines that begin with # count for nothing.
 
+use crate::limits::SMALL_FILE_BYTES_MAX;
 use crate::refusal::Refusal;
+use elastic_spec::Digest;
+use elastic_spec::access::{Role, same_digest};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tracing::{info, warn};
 
-/// Without any, everybody may ask.
+/// Without any, everybody may do everything. Clones share what was read.
 #[derive(Clone, Default)]
-pub struct Keys {
-    keys: Vec<String>,
+pub struct Keys(Option<Arc<Ring>>);
+
+struct Ring {
+    /// None: they stay as they are.
+    file: Option<PathBuf>,
+    now: Mutex<Held>,
 }
+
+struct Held {
+    known: Arc<[Key]>,
+    written: Option<Written>,
+    looked: Instant,
+}
+
+struct Key {
+    digest: Digest,
+    role: Role,
+}
+
+/// When a file was last written, and its length.
+type Written = (SystemTime, u64);
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Keys({})", self.keys.len())
+        match &self.0 {
+            None => f.write_str("Keys(none)"),
+            Some(ring) => write!(f, "Keys({})", ring.known().len()),
+        }
     }
 }
 
 impl Keys {
+    /// Of a file, which may be exchanged at any time. One that is wrong then is not taken, and the keys before stay.
+    pub fn open(file: &Path) -> Result<Keys, String> {
+        let written = written(file);
+        let known = read(file)?;
+        let now = Mutex::new(Held { known, written, looked: Instant::now() });
+        Ok(Keys(Some(Arc::new(Ring { file: Some(file.to_path_buf()), now }))))
+    }
+
     pub fn parse(text: &str) -> Result<Keys, String> {
-        let mut keys = Vec::new();
-        for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())) {
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            if !line.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(format!("line {number}: a key has printable ASCII characters only, and no spaces"));
-            }
-            if line.len() < KEY_BYTES_MIN {
-                return Err(format!("line {number}: a key has at least {KEY_BYTES_MIN} characters"));
-            }
-            keys.push(line.to_string());
-        }
-        match keys.is_empty() {
-            true => Err("there is no key in it".into()),
-            false => Ok(Keys { keys }),
-        }
+        let now = Mutex::new(Held { known: parse(text)?, written: None, looked: Instant::now() });
+        Ok(Keys(Some(Arc::new(Ring { file: None, now }))))
     }
 
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.0.is_none()
     }
 
-    /// `authorization` as `Bearer KEY`, or the bare key of another header.
-    pub fn check(&self, authorization: Option<&[u8]>, bare: Option<&[u8]>) -> Result<(), Refusal> {
-        if self.keys.is_empty() {
-            return Ok(());
-        }
+    /// `authorization` as `Bearer KEY`, or the bare key of another header, for what needs `needed`.
+    pub fn check(&self, authorization: Option<&[u8]>, bare: Option<&[u8]>, needed: Role) -> Result<(), Refusal> {
+        let Some(ring) = &self.0 else { return Ok(()) };
         let bearer = authorization.and_then(|value| {
             let (word, key) = value.split_at_checked(7)?;
             word.eq_ignore_ascii_case(b"bearer ").then_some(key)
@@ -51,45 +73,191 @@ impl Keys {
         let Some(shown) = bearer.or(bare) else {
             return Err(Refusal::Unauthenticated("this server wants an API key: 'Authorization: Bearer KEY'".into()));
         };
-        // Every key is compared whole: the time tells nothing of them but their number.
-        let known = self.keys.iter().fold(false, |known, key| known | same(key.as_bytes(), shown));
-        match known {
-            true => Ok(()),
-            false => Err(Refusal::Unauthenticated("the API key is not one of this server's".into())),
+        let shown = Digest::of(shown);
+        // All are compared: the time tells nothing of them but their number.
+        let role = ring.known().iter().fold(None, |found, key| match same_digest(&key.digest, &shown) {
+            true => Some(key.role),
+            false => found,
+        });
+        match role {
+            None => Err(Refusal::Unauthenticated("the API key is not one of this server's".into())),
+            Some(role) if role.covers(needed) => Ok(()),
+            Some(role) => {
+                let text = format!("this API key (role {role}) may not do this: the role {needed} is needed");
+                Err(Refusal::Forbidden(text))
+            }
         }
     }
 }
 
-/// Takes the same time wherever the first difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
+impl Ring {
+    /// The keys in force. A change of the file is seen here, when somebody shows a key.
+    fn known(&self) -> Arc<[Key]> {
+        let mut held = self.held();
+        if let Some(file) = self.file.as_deref().filter(|_| held.looked.elapsed() >= LOOK_PERIOD) {
+            held.look(file);
+        }
+        held.known.clone()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
+impl Held {
+    fn look(&mut self, file: &Path) {
+        self.looked = Instant::now();
+        // Asked before the file is read: what is written meanwhile is seen the next time.
+        let written = written(file);
+        if written == self.written {
+            return;
+        }
+        self.written = written;
+        match read(file) {
+            Ok(known) => {
+                info!(keys = known.len(), "the API keys were exchanged");
+                self.known = known;
+            }
+            Err(error) => warn!(%error, "the new API keys are not taken; those before stay"),
+        }
+    }
+}
+
+fn written(file: &Path) -> Option<Written> {
+    let about = std::fs::metadata(file).ok()?;
+    Some((about.modified().ok()?, about.len()))
+}
+
+fn read(file: &Path) -> Result<Arc<[Key]>, String> {
+    let named = |why: String| format!("{}: {why}", file.display());
+    let cannot = |error: std::io::Error| format!("read {}: {error}", file.display());
+    let bytes = std::fs::metadata(file).map_err(cannot)?.len();
+    if bytes > SMALL_FILE_BYTES_MAX {
+        return Err(named(format!("it has {bytes} bytes; a file of keys has at most {SMALL_FILE_BYTES_MAX}")));
+    }
+    parse(&std::fs::read_to_string(file).map_err(cannot)?).map_err(named)
+}
+
+/// Says the line of a mistake, and nothing of what stands there.
+fn parse(text: &str) -> Result<Arc<[Key]>, String> {
+    let mut keys: Vec<(Key, usize)> = Vec::new();
+    for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = |why: &str| Err(format!("line {number}: {why}"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (role, key) = match words[..] {
+            [key] => (Role::Viewer, key),
+            [word, key] => match Role::parse(word).filter(|role| ROLES.contains(role)) {
+                Some(role) => (role, key),
+                None => return wrong("the word before a key is its role: viewer asks, admin loads and unloads, too"),
+            },
+            _ => return wrong("a line is a key, or a role and a key; a key has no spaces"),
+        };
+        if !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return wrong("a key has printable ASCII characters only, and no spaces");
+        }
+        if key.len() < KEY_BYTES_MIN {
+            return wrong(&format!("a key has at least {KEY_BYTES_MIN} characters"));
+        }
+        let digest = Digest::of(key.as_bytes());
+        if let Some((_, before)) = keys.iter().find(|(known, _)| known.digest == digest) {
+            return wrong(&format!("the key stands in line {before} already"));
+        }
+        keys.push((Key { digest, role }, number));
+    }
+    match keys.is_empty() {
+        true => Err("there is no key in it".into()),
+        false => Ok(keys.into_iter().map(|(key, _)| key).collect()),
+    }
+}
+
+/// Those of a server's keys; the others are a cluster's.
+const ROLES: [Role; 2] = [Role::Viewer, Role::Admin];
 const KEY_BYTES_MIN: usize = 16;
+/// How often the file is looked at, at most.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ASKS: &str = "0123456789abcdef";
+    const LOADS: &str = "fedcba9876543210";
+
+    fn status(keys: &Keys, key: &str, needed: Role) -> u16 {
+        keys.check(None, Some(key.as_bytes()), needed).map_or_else(|refusal| refusal.status(), |()| 200)
+    }
+
     #[test]
-    fn without_keys_everybody_may_ask() {
-        assert!(Keys::default().check(None, None).is_ok());
+    fn without_keys_everybody_may_do_everything() {
+        assert!(Keys::default().check(None, None, Role::Admin).is_ok());
     }
 
     #[test]
     fn with_keys_one_of_them_must_be_shown() {
-        let keys = Keys::parse("# team a\n0123456789abcdef\n\nfedcba9876543210\n").unwrap();
-        assert!(keys.check(Some(b"Bearer fedcba9876543210"), None).is_ok());
-        assert!(keys.check(None, Some(b"0123456789abcdef")).is_ok());
+        let keys = Keys::parse(&format!("# team a\n{ASKS}\n\n  {LOADS}\n")).unwrap();
+        let check = |authorization, bare| keys.check(authorization, bare, Role::Viewer);
+        assert!(check(Some(b"Bearer fedcba9876543210"), None).is_ok());
+        assert!(check(None, Some(ASKS.as_bytes())).is_ok());
         for wrong in [&b"Bearer "[..], b"Bearer 0123456789abcdeX", b"Basic 0123456789abcdef", b""] {
-            assert_eq!(keys.check(Some(wrong), None).unwrap_err().status(), 401);
+            assert_eq!(check(Some(wrong), None).unwrap_err().status(), 401);
         }
-        assert_eq!(keys.check(None, None).unwrap_err().status(), 401);
+        assert_eq!(check(None, None).unwrap_err().status(), 401);
     }
 
     #[test]
-    fn a_file_of_bad_keys_is_refused_with_its_line() {
-        assert!(Keys::parse("0123456789abcdef\nshort").unwrap_err().contains("line 2"));
-        assert!(Keys::parse("# nothing\n").unwrap_err().contains("no key"));
+    fn a_key_alone_asks_and_an_admins_loads_too() {
+        let keys = Keys::parse(&format!("{ASKS}\nadmin {LOADS}\nviewer another-key-that-asks")).unwrap();
+        for (key, needed, expected) in [
+            (ASKS, Role::Viewer, 200),
+            (ASKS, Role::Admin, 403),
+            ("another-key-that-asks", Role::Viewer, 200),
+            ("another-key-that-asks", Role::Admin, 403),
+            (LOADS, Role::Viewer, 200),
+            (LOADS, Role::Admin, 200),
+            ("nobodys-key-at-all", Role::Admin, 401),
+        ] {
+            assert_eq!(status(&keys, key, needed), expected, "{key} for {needed}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_bad_keys_is_refused_with_its_line_and_without_the_key() {
+        let check = |text: &str, says: &str| {
+            let why = Keys::parse(text).unwrap_err();
+            assert!(why.contains(says), "{text:?}: {why}");
+            assert!(!why.contains("secret"), "{why}");
+        };
+        check("0123456789abcdef\nsecret", "line 2: a key has at least 16");
+        check("submitter secret-0123456789", "line 1: the word before a key is its role");
+        check("secret secret-0123456789", "line 1: the word before a key is its role");
+        check("\nadmin secret 0123456789abcdef", "line 2: a line is a key, or a role and a key");
+        check("secret-0123456789-ü", "line 1: a key has printable ASCII");
+        check("secret-0123456789\n\nadmin secret-0123456789", "line 3: the key stands in line 1 already");
+        check("# nothing\n", "no key");
+    }
+
+    #[test]
+    fn a_file_that_was_written_again_is_taken_and_a_wrong_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys");
+        std::fs::write(&file, ASKS).unwrap();
+        let keys = Keys::open(&file).unwrap();
+        let look = || keys.0.as_ref().unwrap().held().look(&file);
+        // Lengths differ: a clock of a file system may be slow.
+        std::fs::write(&file, format!("{ASKS}\nshort")).unwrap();
+        look();
+        assert_eq!((status(&keys, ASKS, Role::Viewer), status(&keys, LOADS, Role::Viewer)), (200, 401));
+        std::fs::remove_file(&file).unwrap();
+        look();
+        assert_eq!(status(&keys, ASKS, Role::Viewer), 200);
+        std::fs::write(&file, format!("admin {LOADS}")).unwrap();
+        look();
+        assert_eq!((status(&keys, ASKS, Role::Viewer), status(&keys, LOADS, Role::Admin)), (401, 200));
+        let why = Keys::open(&dir.path().join("none")).unwrap_err();
+        assert!(why.contains("none") && why.contains("No such file"), "{why}");
     }
 }

@@ -12,6 +12,7 @@ mod patient;
 pub mod server;
 
 pub mod config;
+pub mod door;
 pub mod keys;
 pub mod limits;
 pub mod refusal;
@@ -33,8 +34,8 @@ pub mod stats;
 #[doc(hidden)]
 pub mod testing;
 pub mod text;
-mod tls;
 
-pub use config::{Certificate, Config};
+pub use config::Config;
+pub use door::{Door, Tell, Tls};
 pub use keys::Keys;
 pub use server::{Listeners, Server, bind};

@@ -10,6 +10,9 @@ pub enum Refusal {
     Invalid(String),
     #[error("{0}")]
     Unauthenticated(String),
+    /// A key was shown whose role does not cover what is asked.
+    #[error("{0}")]
+    Forbidden(String),
     /// No such model, version, label or path.
     #[error("{0}")]
     NotFound(String),
@@ -52,6 +55,7 @@ impl Refusal {
         match self {
             Refusal::Invalid(_) => 400,
             Refusal::Unauthenticated(_) => 401,
+            Refusal::Forbidden(_) => 403,
             Refusal::NotFound(_) => 404,
             Refusal::Method { .. } => 405,
             Refusal::Slow(_) => 408,
@@ -72,6 +76,7 @@ impl Refusal {
         match self {
             Refusal::Invalid(_) | Refusal::TooLarge(_) | Refusal::MediaType(_) => Code::InvalidArgument,
             Refusal::Unauthenticated(_) => Code::Unauthenticated,
+            Refusal::Forbidden(_) => Code::PermissionDenied,
             Refusal::NotFound(_) => Code::NotFound,
             Refusal::Conflict(_) => Code::Aborted,
             Refusal::Full { .. } => Code::ResourceExhausted,

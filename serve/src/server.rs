@@ -9,13 +9,14 @@ use crate::limits::{HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_M
 use crate::patient::Patient;
 use crate::repository::{self, Inbox, Open, Orders};
 use crate::state::Shared;
-use crate::tls;
 use crate::{grpc, http};
 use anyhow::{Context, Result};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 /// Where requests come in. Bound by the caller, so that a port that is taken is told before anything is loaded.
@@ -44,7 +46,7 @@ impl Server {
     /// Begins to load and to answer; health is answered at once, models when they are ready.
     pub fn start(config: Config, listeners: Listeners, open: Open) -> Result<Server> {
         let (orders, inbox): (Orders, Inbox) = Orders::new();
-        let acceptor = config.certificate.as_ref().map(tls::acceptor).transpose()?;
+        let acceptor = config.door.tls.as_ref().map(|tls| TlsAcceptor::from(tls.http.clone()));
         if let Some(mirror) = &config.mirror {
             mirror.start(config.keep, config.poll).context("start the thread of the mirror")?;
         }
@@ -53,8 +55,7 @@ impl Server {
         let mut tasks = vec![tokio::spawn(repository::run(shared.clone(), open, inbox, stopped.clone()))];
         tasks.push(tokio::spawn(accept(listeners.http, acceptor, shared.clone(), stopped.clone())));
         if let Some(listener) = listeners.grpc {
-            let server = grpc::server(shared.config.certificate.as_ref())?;
-            tasks.push(tokio::spawn(grpc::serve(listener, shared.clone(), stopped, server)));
+            tasks.push(tokio::spawn(grpc::serve(listener, shared.clone(), stopped)));
         }
         Ok(Server { shared, stop, tasks })
     }
@@ -115,8 +116,41 @@ pub(crate) async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|up| *up).await;
 }
 
-/// Accept errors of one connection, or a process out of file descriptors: neither ends the server.
+/// The next connection. Accept errors of one, or a process out of file descriptors, are told and waited out: neither
+/// ends the server.
+pub(crate) async fn next(listener: &TcpListener, shared: &Shared) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                return (stream, peer);
+            }
+            Err(error) => {
+                shared.config.door.refused(None, "a connection", &error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The handshake, within its time. None: it came to nothing, which is told.
+pub(crate) async fn shaken<S: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: TlsAcceptor,
+    stream: S,
+    peer: SocketAddr,
+    shared: &Shared,
+) -> Option<TlsStream<S>> {
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await.unwrap_or_else(late) {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            shared.config.door.handshake(peer, &error);
+            None
+        }
+    }
+}
 
 async fn accept(
     listener: TcpListener,
@@ -125,22 +159,13 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     loop {
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             _ = raised(&mut stopped) => return,
-            accepted = listener.accept() => accepted,
+            next = next(&listener, &shared) => next,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
         let (shared, stopped) = (shared.clone(), stopped.clone());
         match Guest::enter(&shared) {
-            Some(guest) => drop(tokio::spawn(connection(stream, acceptor.clone(), guest, shared, stopped))),
+            Some(guest) => drop(tokio::spawn(connection((stream, peer), acceptor.clone(), guest, shared, stopped))),
             None => drop(tokio::spawn(turn_away(stream, acceptor.is_some(), shared))),
         }
     }
@@ -157,7 +182,7 @@ async fn turn_away(mut stream: TcpStream, is_tls: bool, shared: Arc<Shared>) {
 }
 
 async fn connection(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
     acceptor: Option<TlsAcceptor>,
     guest: Guest,
     shared: Arc<Shared>,
@@ -166,22 +191,23 @@ async fn connection(
     // Inside of TLS as well: there too nobody polls an answer that cannot be written.
     let stream = Patient::new(stream, shared.config.unread);
     match acceptor {
-        None => speak(stream, shared, stopped).await,
-        Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => speak(stream, shared, stopped).await,
-            Ok(Err(error)) => info!(%error, "a TLS handshake came to nothing"),
-            Err(_) => info!("a TLS handshake took too long"),
-        },
+        None => speak(stream, peer, shared, stopped).await,
+        Some(acceptor) => {
+            if let Some(stream) = shaken(acceptor, stream, peer, &shared).await {
+                speak(stream, peer, shared, stopped).await;
+            }
+        }
     }
     drop(guest);
 }
 
 async fn speak(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| http::answer(shared.clone(), request));
+    let service = service_fn(move |request| http::answer(shared.clone(), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)

@@ -32,6 +32,7 @@ mod preemption;
 mod readme;
 mod resume;
 mod security;
+mod serve_security;
 mod serving;
 mod starts;
 mod torch;

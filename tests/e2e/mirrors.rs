@@ -22,7 +22,7 @@ const REGISTRY: &str = "s3://served/registry";
 const MANIFEST: &str = "manifest.json";
 
 /// A bundle of the seed's own weights: its files, the manifest last.
-fn bundle(seed: usize) -> Vec<(String, Vec<u8>)> {
+pub fn bundle(seed: usize) -> Vec<(String, Vec<u8>)> {
     let kind = ModelKind::Mlp { hidden: vec![16], activation: Activation::Relu };
     let data = Shape::Features { features: 8, classes: 3 };
     let network = build_forward(Dtype::F32, &kind, &data.into()).expect("a network");

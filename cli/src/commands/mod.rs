@@ -4,7 +4,7 @@ mod agent;
 mod cancel;
 mod checkpoint;
 mod completions;
-mod coordinator;
+pub mod coordinator;
 mod dev;
 mod devices;
 mod drain;

@@ -1,81 +1,104 @@
-//! The gRPC listener: connections are counted with those of HTTP, and end as those do.
+//! The gRPC listener: connections are counted with those of HTTP, shake hands as those do, and end as those do.
 
 use super::Service;
+use super::gate::Gate;
 use super::wire::grpc_inference_service_server::GrpcInferenceServiceServer;
-use crate::config::Certificate;
 use crate::limits::{BODY_BYTES_MAX, STREAMS_MAX};
-use crate::server::{Guest, raised};
+use crate::server::{Guest, next, raised, shaken};
 use crate::state::Shared;
-use anyhow::{Context as _, Result};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Names, shapes and parameters around a request's numbers.
-const FRAME_BYTES: usize = 1 << 20;
+/// A body, with names, shapes and parameters around its numbers.
+pub(super) const MESSAGE_BYTES_MAX: usize = BODY_BYTES_MAX + (1 << 20);
 
-pub fn server(certificate: Option<&Certificate>) -> Result<Server> {
+/// Answers until `stopped`, then until the calls that are open have their answers.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let (out, entering) = mpsc::channel(1);
+    let accepting = tokio::spawn(accept(listener, shared.clone(), stopped.clone(), out));
+    let service = GrpcInferenceServiceServer::new(Service { shared: shared.clone() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(usize::MAX);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .max_concurrent_streams(STREAMS_MAX);
-    match certificate {
-        None => Ok(server),
-        Some(Certificate { chain_pem, key_pem }) => server
-            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(chain_pem, key_pem)))
-            .context("use the certificate with its key"),
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_service(Gate::new(service, shared));
+    let end = async move { raised(&mut stopped).await };
+    if let Err(error) = server.serve_with_incoming_shutdown(ReceiverStream::new(entering), end).await {
+        tracing::error!(%error, "the gRPC listener ended");
     }
+    accepting.abort();
 }
 
-/// Answers until `stopped`, then until the calls that are open have their answers.
-pub(crate) async fn serve(
+/// Many handshakes may be under way at once; none holds up another.
+async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
-    mut server: Server,
+    out: mpsc::Sender<io::Result<Entered>>,
 ) {
-    let guests = shared.clone();
-    let entering = TcpListenerStream::new(listener).filter_map(move |stream| match stream {
-        Ok(stream) => {
-            let _ = stream.set_nodelay(true);
-            // Too many: the connection is closed, and the client tries again after a while.
-            Guest::enter(&guests).map(|guest| Ok::<_, io::Error>(Entered { stream, _guest: guest }))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a connection cannot be accepted");
-            None
-        }
-    });
-    let service = GrpcInferenceServiceServer::new(Service { shared })
-        .max_decoding_message_size(BODY_BYTES_MAX + FRAME_BYTES)
-        .max_encoding_message_size(usize::MAX);
-    let end = async move { raised(&mut stopped).await };
-    if let Err(error) = server.add_service(service).serve_with_incoming_shutdown(entering, end).await {
-        tracing::error!(%error, "the gRPC listener ended");
+    let acceptor = shared.config.door.tls.as_ref().map(|tls| TlsAcceptor::from(tls.grpc.clone()));
+    loop {
+        let (stream, peer) = tokio::select! {
+            _ = raised(&mut stopped) => return,
+            next = next(&listener, &shared) => next,
+        };
+        // Too many: the connection is closed, and the client tries again after a while.
+        let Some(guest) = Guest::enter(&shared) else { continue };
+        let (acceptor, out, shared, mut stopped) = (acceptor.clone(), out.clone(), shared.clone(), stopped.clone());
+        tokio::spawn(async move {
+            let entering = async {
+                let stream: Box<dyn Duplex> = match acceptor {
+                    None => Box::new(stream),
+                    Some(acceptor) => Box::new(shaken(acceptor, stream, peer, &shared).await?),
+                };
+                Some(Entered { stream, peer, _guest: guest })
+            };
+            let entered = tokio::select! {
+                _ = raised(&mut stopped) => return,
+                entered = entering => entered,
+            };
+            if let Some(entered) = entered {
+                // Nobody is there to take it when the server has stopped.
+                let _ = out.send(Ok(entered)).await;
+            }
+        });
     }
 }
 
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
 /// A connection that is counted as long as it lives.
 struct Entered {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
+    peer: SocketAddr,
     _guest: Guest,
 }
 
-impl Connected for Entered {
-    type ConnectInfo = TcpConnectInfo;
+/// Whose connection a call came on.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub SocketAddr);
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+impl Connected for Entered {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer(self.peer)
     }
 }
 

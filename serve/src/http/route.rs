@@ -2,6 +2,7 @@
 
 use crate::refusal::{Refusal, quote};
 use crate::serving::Which;
+use elastic_spec::access::Role;
 use hyper::Method;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +69,13 @@ impl Route {
         }
     }
 
-    /// Answered without a key: probes have none.
-    pub fn is_open(&self) -> bool {
-        matches!(self, Route::Alive | Route::Live | Route::Ready)
+    /// The role whose key is asked for. None: answered without a key, which probes do not have.
+    pub fn needed(&self) -> Option<Role> {
+        match self {
+            Route::Alive | Route::Live | Route::Ready => None,
+            Route::Load(_) | Route::Unload(_) => Some(Role::Admin),
+            _ => Some(Role::Viewer),
+        }
     }
 
     fn method(&self) -> &'static str {

@@ -170,6 +170,13 @@ fn pending(up: &Up) -> i64 {
     up.shared.serving.table().models["digits"].versions[&1].stats.counts().pending
 }
 
+/// The metrics have this line.
+#[track_caller]
+fn counts(up: &Up, line: &str) {
+    let metrics = up.client().get("/metrics").text();
+    assert!(metrics.lines().any(|found| found == line), "no {line} in {metrics}");
+}
+
 #[test]
 fn a_full_queue_says_when_to_come_again_and_loses_nobody_who_was_admitted() {
     let dir = tempfile::tempdir().unwrap();
@@ -188,12 +195,8 @@ fn a_full_queue_says_when_to_come_again_and_loses_nobody_who_was_admitted() {
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
     drop(shut);
     assert!(admitted.into_iter().all(|one| one.join().unwrap().status == 200));
-    let metrics = up.client().get("/metrics").text();
-    assert!(
-        metrics.contains(r#"nv_inference_request_failure{model="digits",version="1",reason="REJECTED"} 1"#),
-        "{metrics}"
-    );
-    assert!(metrics.contains(r#"elastic_serve_http_responses_total{code="429"} 1"#), "{metrics}");
+    counts(&up, r#"nv_inference_request_failure{model="digits",version="1",reason="REJECTED"} 1"#);
+    counts(&up, r#"elastic_serve_http_responses_total{code="429"} 1"#);
 }
 
 #[test]
@@ -206,6 +209,8 @@ fn a_deadline_that_passes_is_a_504() {
     assert_eq!(late.status, 504, "{}", late.text());
     drop(shut);
     assert_eq!(send(&up, vec![]).join().unwrap().status, 200);
+    counts(&up, r#"elastic_serve_http_responses_total{code="504"} 1"#);
+    counts(&up, r#"nv_inference_request_failure{model="digits",version="1",reason="OTHER"} 1"#);
 }
 
 #[test]
@@ -274,6 +279,8 @@ fn too_many_connections_are_turned_away_and_leave_room_when_they_end() {
     assert!(guests.iter_mut().all(|guest| guest.get("/v2/health/live").status == 200));
     let answer = up.client().get("/v2/health/live");
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    let metrics = guests[0].get("/metrics").text();
+    assert!(metrics.contains(r#"elastic_serve_http_responses_total{code="503"} 1"#), "{metrics}");
     drop(guests);
     until("there is room again", || up.client().get("/v2/health/live").status == 200);
 }
@@ -289,6 +296,30 @@ fn with_keys_only_probes_are_answered_without_one() {
     assert_eq!(send(&up, vec![]).join().unwrap().status, 401);
     assert_eq!(send(&up, vec![("authorization", format!("Bearer {key}"))]).join().unwrap().status, 200);
     assert_eq!(send(&up, vec![("x-api-key", key.into())]).join().unwrap().status, 200);
+}
+
+#[test]
+fn a_model_that_is_not_ready_is_a_503_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = held(dir.path(), &Held::new(), |_| {});
+    assert_eq!(up.client().post("/v2/repository/models/digits/unload", "").status, 200);
+    let refused = send(&up, vec![]).join().unwrap();
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    counts(&up, r#"elastic_serve_http_responses_total{code="503"} 1"#);
+}
+
+#[test]
+fn a_key_without_the_role_may_ask_and_neither_load_nor_unload() {
+    let dir = tempfile::tempdir().unwrap();
+    let (asks, loads) = ("0123456789abcdef", "fedcba9876543210");
+    let keys = Keys::parse(&format!("{asks}\nadmin {loads}")).unwrap();
+    let up = held(dir.path(), &Held::new(), |config| config.keys = keys);
+    let ask = |act: &str, key: &str| {
+        up.client().ask("POST", &format!("/v2/repository/models/digits/{act}"), &[("x-api-key", key)], b"").status
+    };
+    assert_eq!((ask("unload", asks), ask("load", asks)), (403, 403));
+    assert_eq!(send(&up, vec![("x-api-key", asks.into())]).join().unwrap().status, 200);
+    assert_eq!((ask("unload", loads), ask("load", loads)), (200, 200));
 }
 
 #[test]
