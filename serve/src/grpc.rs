@@ -5,6 +5,7 @@
 mod gate;
 mod read;
 mod serve;
+mod weighed;
 mod write;
 
 pub(crate) use serve::serve;

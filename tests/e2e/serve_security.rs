@@ -1,6 +1,6 @@
 //! `elastic serve` where others can reach it: plain text, other authorities, wrong keys and keys without the role are
 //! refused, over HTTP and gRPC, and the log says who it was; what is right is answered. Keys and certificates are
-//! exchanged under it.
+//! exchanged under it. And what is too large is refused before it fills the memory.
 
 use crate::cluster::{Guarded, elastic, free_port, run, wait_for};
 use crate::https::{ask, get, post, status};
@@ -8,11 +8,11 @@ use crate::mirrors::bundle;
 use elastic_serve::grpc::wire::grpc_inference_service_client::GrpcInferenceServiceClient;
 use elastic_serve::grpc::wire::model_infer_request::InferInputTensor;
 use elastic_serve::grpc::wire::*;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -319,4 +319,90 @@ fn outside_the_loopback_a_certificate_and_keys_are_demanded() {
         let answer = ask(port, &authority, &post(INFER, None, BODY)).ok()?;
         (status(&answer) == 200).then_some(())
     });
+}
+
+/// The most memory that the process ever held, in bytes.
+fn peak(pid: u32) -> u64 {
+    let about = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = about.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+/// Asks whether it may send a body without a length, and gives the status: 100 if it may.
+fn offer(port: u16) -> (BufReader<TcpStream>, u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a bound");
+    let head =
+        format!("POST {INFER} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("the head is sent");
+    let mut stream = BufReader::new(stream);
+    let status = read_status(&mut stream).expect("an answer");
+    (stream, status)
+}
+
+fn read_status(stream: &mut BufReader<TcpStream>) -> std::io::Result<u16> {
+    let mut first = String::new();
+    stream.read_line(&mut first)?;
+    let mut line = String::new();
+    while !matches!(line.as_str(), "\r\n") && stream.read_line(&mut line)? > 0 {
+        if line != "\r\n" {
+            line.clear();
+        }
+    }
+    first.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| std::io::Error::other(first))
+}
+
+fn send(stream: &mut BufReader<TcpStream>, mib: usize) -> std::io::Result<()> {
+    let chunk = [b"100000\r\n", vec![b' '; 1 << 20].as_slice(), b"\r\n"].concat();
+    (0..mib).try_for_each(|_| stream.get_mut().write_all(&chunk))
+}
+
+#[test]
+fn bodies_and_messages_beyond_the_bounds_are_refused_and_fill_no_memory() {
+    let (home, http, grpc) = (home(), free_port(), free_port());
+    let at = [format!("127.0.0.1:{http}"), format!("127.0.0.1:{grpc}")];
+    let mut command = command(home.path(), &["--http", &at[0], "--grpc", &at[1], "--poll-ms", "0"]);
+    let server = Guarded(command.stderr(Stdio::null()).spawn().expect("the server starts"));
+    let answer = |request: String| {
+        let mut stream = TcpStream::connect(("127.0.0.1", http)).ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok().map(|_| answer)
+    };
+    let answers = || answer(post(INFER, None, BODY)).filter(|answer| status(answer) == 200).map(drop);
+    wait_for("the server answers", 20, answers);
+
+    // One byte more than 64 MiB, without a length.
+    let (mut stream, may) = offer(http);
+    assert_eq!(may, 100);
+    send(&mut stream, 64).expect("what is allowed is sent");
+    stream.get_mut().write_all(b"1\r\n \r\n").expect("and a byte more");
+    assert_eq!(read_status(&mut stream).expect("an answer"), 413);
+    // Who never ends is not read to the end.
+    let (mut stream, _) = offer(http);
+    assert!(send(&mut stream, 4_096).is_err(), "4 GiB were taken");
+
+    // As many as fit into the budget of all may send; the others are told to come again.
+    let mut offers: Vec<_> = (0..24).map(|_| offer(http)).collect();
+    let statuses: Vec<u16> = offers.iter().map(|(_, status)| *status).collect();
+    let expected: Vec<u16> = (0..24).map(|i| if i < 8 { 100 } else { 429 }).collect();
+    assert_eq!(statuses, expected);
+    for (stream, _) in &mut offers[..8] {
+        send(stream, 63).expect("a body within the bound is read");
+    }
+    for (stream, _) in &mut offers[..8] {
+        stream.get_mut().write_all(b"0\r\n\r\n").expect("its end");
+        assert_eq!(read_status(stream).expect("an answer"), 400, "spaces are no question");
+    }
+
+    on(async {
+        let dial = || async { Endpoint::from_shared(format!("http://{}", at[1])).expect("an address").connect().await };
+        let client = || async { GrpcInferenceServiceClient::new(dial().await.expect("a connection")) };
+        let refused = client().await.model_infer(question(66 << 20)).await.expect_err("66 MiB are refused");
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+        assert_eq!(code(infer(&mut client().await, None).await), Code::Ok);
+    });
+    wait_for("the server answers", 20, answers);
+    let peak = peak(server.pid());
+    assert!(peak < 1 << 30, "{peak} bytes");
 }

@@ -1,7 +1,8 @@
 //! Stands before the service: lets a call in or turns it away, by its path and the key that is shown, before a byte of
 //! its messages is read.
 
-use super::serve::Peer;
+use super::serve::{MESSAGE_BYTES_MAX, Peer};
+use super::weighed::Weighed;
 use crate::refusal::Refusal;
 use crate::state::Shared;
 use elastic_spec::access::Role;
@@ -46,7 +47,7 @@ fn needed(path: &str) -> Option<Role> {
 
 impl<S, B> Service<http::Request<B>> for Gate<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>, Error = Infallible>,
+    S: Service<http::Request<Weighed<B>>, Response = http::Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     type Response = http::Response<Body>;
@@ -59,7 +60,10 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         match self.admit(&request) {
-            Ok(()) => Box::pin(self.inner.call(request)),
+            Ok(()) => {
+                let weighed = |body| Weighed::new(body, self.shared.bodies.clone(), MESSAGE_BYTES_MAX);
+                Box::pin(self.inner.call(request.map(weighed)))
+            }
             Err(refusal) => {
                 let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
                 self.shared.config.door.refused(peer, request.uri().path(), &refusal);

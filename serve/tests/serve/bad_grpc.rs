@@ -2,12 +2,20 @@
 
 use crate::models::{expected, mlp, put, rows};
 use crate::up::Up;
+use bytes::Bytes;
 use elastic_serve::grpc::wire::grpc_inference_service_client::GrpcInferenceServiceClient;
 use elastic_serve::grpc::wire::infer_parameter::ParameterChoice;
 use elastic_serve::grpc::wire::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use elastic_serve::grpc::wire::*;
+use elastic_serve::http::body::Reply;
+use elastic_serve::limits::{BODIES_BYTES_MAX, BODY_BYTES_MAX};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::io::Write;
+use std::time::Duration;
+use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 fn on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
@@ -104,6 +112,105 @@ fn health_metadata_configuration_statistics_and_index_are_told() {
         let model_name = name();
         client.repository_model_load(RepositoryModelLoadRequest { model_name, ..Default::default() }).await.unwrap();
         assert!(client.model_ready(ready).await.unwrap().into_inner().ready);
+    });
+}
+
+#[test]
+fn a_message_beyond_the_bound_is_refused_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = up(dir.path());
+    on(async {
+        let mut request = good();
+        request.inputs[0].contents = None;
+        request.raw_input_contents = vec![vec![0; 66 << 20].into()];
+        let mut client = client(&up).await;
+        let refused = client.model_infer(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+        assert!(refused.message().contains("too large"), "{refused}");
+        assert!(client.model_infer(good()).await.is_ok());
+    });
+}
+
+/// What is said at once to a call with this body.
+fn call(up: &Up, packing: Option<&str>, body: Reply) -> impl Future<Output = Status> + Send + 'static {
+    let path = "/inference.GRPCInferenceService/ModelInfer";
+    let request = http::Request::post(format!("http://{}{path}", up.grpc));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let request = packing.into_iter().fold(request, |request, packing| request.header("grpc-encoding", packing));
+    let request = request.body(tonic::body::Body::new(body)).unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", up.grpc)).unwrap();
+    async move {
+        let mut channel = endpoint.connect().await.unwrap();
+        std::future::poll_fn(|cx| Service::poll_ready(&mut channel, cx)).await.unwrap();
+        let answer = channel.call(request).await.unwrap();
+        Status::from_header_map(answer.headers()).expect("the head says it all")
+    }
+}
+
+/// The same for one message, with the flag that says whether it is packed.
+async fn raw(up: &Up, flag: u8, packing: Option<&str>, message: &[u8]) -> Status {
+    let body = [&[flag], &(message.len() as u32).to_be_bytes()[..], message].concat();
+    call(up, packing, Reply::Whole(Some(body.into()))).await
+}
+
+/// Messages that come hold their part of the budget of all bodies, and who comes too late is told to come again.
+#[test]
+fn messages_that_come_share_the_budget_of_all_bodies() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = up(dir.path());
+    on(async {
+        // So many bytes are announced, and none of them comes.
+        let announced = [&[0][..], &(BODY_BYTES_MAX as u32).to_be_bytes()].concat();
+        let stuck = || {
+            let pieces = tokio_stream::StreamExt::chain(
+                tokio_stream::once(Bytes::from(announced.clone())),
+                tokio_stream::pending(),
+            );
+            call(&up, None, Reply::Live(Box::pin(pieces)))
+        };
+        let is_full = || up.shared.bodies.take(BODY_BYTES_MAX).is_err();
+        let mut held = tokio::task::JoinSet::new();
+        for _ in 0..BODIES_BYTES_MAX / BODY_BYTES_MAX {
+            held.spawn(stuck());
+        }
+        until("all that fit have begun", is_full).await;
+        let refused = stuck().await;
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("bodies of other requests hold"), "{refused}");
+        assert!(held.try_join_next().is_none(), "those that were let in wait for the rest of their message");
+        assert!(client(&up).await.model_infer(good()).await.is_ok(), "a small one is answered");
+        held.shutdown().await;
+        until("who went away has given back its part", || up.shared.bodies.take(BODIES_BYTES_MAX).is_ok()).await;
+    });
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not within 15 s: {what}");
+}
+
+/// Nothing is ever unpacked, so that a small message stays one.
+#[test]
+fn a_packed_message_is_refused_whatever_it_would_become() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = up(dir.path());
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+    bomb.write_all(&vec![0; 1 << 30]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    on(async {
+        for packing in ["gzip", "deflate", "zstd"] {
+            let refused = raw(&up, 1, Some(packing), &bomb).await;
+            assert_eq!(refused.code(), Code::Unimplemented, "{packing}: {refused}");
+        }
+        let refused = raw(&up, 1, None, &bomb).await;
+        assert_eq!(refused.code(), Code::Internal, "{refused}");
+        assert!(refused.message().contains("compressed"), "{refused}");
+        assert!(client(&up).await.model_infer(good()).await.is_ok());
     });
 }
 

@@ -296,6 +296,22 @@ fn eighty_bad_requests_are_refused_each_with_its_cause() {
 }
 
 #[test]
+fn a_body_without_a_length_is_read_up_to_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = registry(dir.path());
+    let mut client = up.client();
+    client.send(format!("POST {DIGITS} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").as_bytes());
+    let chunk = [b"100000\r\n", vec![b' '; 1 << 20].as_slice(), b"\r\n"].concat();
+    (0..64).for_each(|_| client.send(&chunk));
+    client.send(b"1\r\n \r\n");
+    let answer = client.read().unwrap();
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert!(answer.error().contains("without a length is more than 67108864 bytes"), "{}", answer.text());
+    let good = up.client().post(DIGITS, &input("name", json!("input")));
+    assert_eq!(good.status, 200, "{}", good.text());
+}
+
+#[test]
 fn a_wrong_method_is_told_which_is_right() {
     let dir = tempfile::tempdir().unwrap();
     let up = registry(dir.path());
