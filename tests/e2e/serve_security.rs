@@ -284,9 +284,13 @@ fn outside_the_loopback_a_certificate_and_keys_are_demanded() {
     let certs = certs.to_str().expect("a path is text");
     let at = ["--grpc", "off", "--http", "0.0.0.0:0"];
     let refused = |args: &[&str], says: &[&str]| {
-        let out = command(home.path(), args).output().expect("the program starts");
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(out.status.code(), Some(2), "{args:?}: {said}");
+        let log = home.path().join("refused");
+        let mut command = command(home.path(), args);
+        command.stderr(std::fs::File::create(&log).expect("a log"));
+        let mut server = Guarded(command.spawn().expect("the program starts"));
+        let ended = wait_for("the program ends", 20, || server.0.try_wait().expect("its status"));
+        let said = std::fs::read_to_string(&log).expect("a log");
+        assert_eq!(ended.code(), Some(2), "{args:?}: {said}");
         says.iter().for_each(|words| assert!(said.contains(words), "{args:?} say not {words:?}: {said}"));
     };
     refused(&at, &["--http", "plain text", "--tls-cert", "--insecure"]);
