@@ -220,6 +220,7 @@ mod tests {
             run_dir_differs: None,
             unpublished: None,
             exit_code: None,
+            error_file: None,
             is_command: false,
         }
     }

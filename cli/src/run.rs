@@ -3,6 +3,8 @@
 //! Without a coordinator a cluster of one node runs inside this process, as for `elastic submit`. What the processes
 //! print is printed here, and the exit code is the one that the root cause of a failure ended with.
 
+mod hand_up;
+
 use crate::args::Reach;
 use crate::cluster::{Inside, NodePlan, Place, Plan, random};
 use crate::exit::{Exit, Outcome, mistake};
@@ -349,6 +351,7 @@ fn tell(args: &Run, status: &JobStatus) -> Result<()> {
             true => eprintln!("elastic: all that was printed: {}", crate::result::short(&logs.display().to_string())),
             false => eprintln!("elastic: all that was printed: elastic logs {job}"),
         }
+        hand_up::error_file(status, exit_of(status).code());
     }
     if args.json {
         let line = serde_json::json!({

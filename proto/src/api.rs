@@ -1,7 +1,7 @@
 //! Requests and answers of the API on the wire.
 
 use crate::convert::{
-    Wire, WireError, at_most, cut, digest, each, job, list, maybe, message, node, rank, small, text, word,
+    Wire, WireError, at_most, cut, digest, each, error_file, job, list, maybe, message, node, rank, small, text, word,
 };
 use crate::facts::digest_bytes;
 use crate::pb;
@@ -257,6 +257,7 @@ impl Wire for JobStatus {
             published_on: pb.published_on.map(|id| node("published_on", id)).transpose()?,
             run_dir_differs: pb.run_dir_differs.map(|words| text("run_dir_differs", words)).transpose()?,
             exit_code: pb.exit_code.map(|code| byte("exit_code", code)).transpose()?,
+            error_file: pb.error_file.map(|json| error_file("error_file", json)).transpose()?,
             is_command: pb.is_command,
             unpublished: match (pb.unpublished_on, maybe("unpublished", pb.unpublished)?) {
                 (None, None) => None,
@@ -295,6 +296,7 @@ impl Wire for JobStatus {
             unpublished: unpublished.map(Wire::write),
             unpublished_on: unpublished_on.map(|node| node.to_string()),
             exit_code: self.exit_code.map(u32::from),
+            error_file: self.error_file,
             is_command: self.is_command,
         }
     }

@@ -1,7 +1,7 @@
 //! How a wire message becomes a domain value: the trait, the error with its path, and the checks that
 //! many fields share.
 
-use elastic_spec::limits::{SECRET_BYTES_MAX, TEXT_BYTES_MAX};
+use elastic_spec::limits::{ERROR_FILE_BYTES_MAX, SECRET_BYTES_MAX, TEXT_BYTES_MAX};
 use elastic_spec::{Digest, JobId, NodeId, Rank, WorkerId};
 use std::fmt;
 
@@ -107,6 +107,12 @@ pub(crate) fn rank(field: &str, value: u32) -> Result<Rank, WireError> {
 /// Text for people or paths; may be empty.
 pub(crate) fn text(field: &str, value: String) -> Result<String, WireError> {
     at_most(field, "bytes", value.len(), TEXT_BYTES_MAX)?;
+    Ok(value)
+}
+
+/// What a process wrote down of its failure.
+pub(crate) fn error_file(field: &str, value: String) -> Result<String, WireError> {
+    at_most(field, "bytes", value.len(), ERROR_FILE_BYTES_MAX)?;
     Ok(value)
 }
 

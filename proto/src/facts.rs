@@ -1,7 +1,7 @@
 //! Facts and wants on the wire: what agents, workers and the coordinator tell each other.
 
 use crate::convert::{Wire, WireError, address, at_most, cut, digest, each, job, list, maybe, message, needed, node};
-use crate::convert::{one, secret, small, text, token, word, workers};
+use crate::convert::{error_file, one, secret, small, text, token, word, workers};
 use crate::pb;
 use elastic_spec::facts::{
     End, JobWant, Launch, Metrics, NodeReport, NodeWant, Phase, Process, ProcessFailure, Published, SlotWant,
@@ -178,7 +178,8 @@ impl Wire for ProcessFailure {
             Some(Wired::Unstartable(why)) => End::Unstartable(text("failure.end.unstartable", why)?),
         };
         let (rank, message) = (pb.rank, text("failure.message", pb.message)?);
-        Ok(ProcessFailure { rank, end, message, age_ms: pb.age_ms, port_taken: pb.port_taken })
+        let written = pb.error_file.map(|json| error_file("failure.error_file", json)).transpose()?;
+        Ok(ProcessFailure { rank, end, message, age_ms: pb.age_ms, port_taken: pb.port_taken, error_file: written })
     }
 
     fn write(self) -> pb::ProcessFailure {
@@ -189,7 +190,8 @@ impl Wire for ProcessFailure {
             End::Unstartable(why) => Wired::Unstartable(cut(why)),
         };
         let (rank, age_ms, port_taken) = (self.rank, self.age_ms, self.port_taken);
-        pb::ProcessFailure { rank, end: Some(end), message: cut(self.message), age_ms, port_taken }
+        let (message, error_file) = (cut(self.message), self.error_file);
+        pb::ProcessFailure { rank, end: Some(end), message, age_ms, port_taken, error_file }
     }
 }
 

@@ -49,6 +49,8 @@ pub struct JobStatus {
     pub unpublished: Option<(NodeId, Unpublished)>,
     /// Of a command that is over: the code that its root cause ended with, 128 and the number of a signal.
     pub exit_code: Option<u8>,
+    /// Of a command that failed: the error file of its root cause; JSON. Not known to a coordinator that came later.
+    pub error_file: Option<String>,
     /// The job runs a command.
     pub is_command: bool,
 }

@@ -113,6 +113,8 @@ pub struct ProcessFailure {
     pub age_ms: u64,
     /// The port that the group was told to meet at was taken by somebody else.
     pub port_taken: bool,
+    /// Its error file as it wrote it, where there is one; JSON.
+    pub error_file: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

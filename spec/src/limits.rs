@@ -27,6 +27,8 @@ pub const JOBS_MAX: usize = 1024;
 pub const NODES_MAX: usize = 4096;
 /// Longest text of a message: a path, a cause, a log's name.
 pub const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Of the file in which a process of a command says why it failed; a longer one stays where it is.
+pub const ERROR_FILE_BYTES_MAX: usize = 32 << 10;
 /// Secrets and tokens.
 pub const SECRET_BYTES_MAX: usize = 256;
 /// Tokens that a coordinator keeps.

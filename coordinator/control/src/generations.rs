@@ -112,6 +112,7 @@ impl Job {
         cluster.note(Note::Fault { job: self.id.clone(), worker, node: node.clone(), cause: Cause::Process(cause) });
         if !self.budget.pay(self.spec.elastic.restarts) {
             self.exit_code = Some(code_of(&root.end));
+            self.error_file = root.error_file.clone();
             let reason = self.why_it_failed(&node, &root);
             return self.end(JobState::Failed, reason, cluster);
         }

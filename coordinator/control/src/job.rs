@@ -70,6 +70,8 @@ pub(crate) struct Job {
     pub generation: Generation,
     /// The code that its root cause ended with, once the job is over.
     pub exit_code: Option<u8>,
+    /// What that process wrote down of it; kept by the coordinator that saw it end.
+    pub error_file: Option<String>,
     /// The record in the store is out of date.
     pub is_changed: bool,
 }
@@ -172,6 +174,7 @@ impl Job {
             seen: Seen::default(),
             generation: Generation::default(),
             exit_code: None,
+            error_file: None,
             is_changed: true,
         }
     }

@@ -83,6 +83,7 @@ impl Machine {
             run_dir_differs: job.run_dir_differs(),
             unpublished: job.unpublished(),
             exit_code: job.exit_code,
+            error_file: job.error_file.clone(),
             is_command: job.is_command(),
         }
     }

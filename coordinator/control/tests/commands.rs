@@ -149,6 +149,7 @@ impl World {
             message: message.into(),
             age_ms: 0,
             port_taken: message.contains("EADDRINUSE"),
+            error_file: Some(format!("{{\"message\": {message:?}}}")),
         };
         self.group(name).failure = Some((failure, now));
     }
@@ -308,6 +309,7 @@ fn a_failure_is_charged_and_the_last_one_ends_the_job_with_its_code() {
     let status = world.status();
     assert_eq!((status.state, status.exit_code), (JobState::Failed, Some(9)));
     assert_eq!(status.reason, "rank 0 exited with code 9: ValueError: again on b, after 1 restart");
+    assert_eq!(status.error_file.as_deref(), Some("{\"message\": \"ValueError: again\"}"));
 }
 
 #[test]

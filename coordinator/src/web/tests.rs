@@ -33,6 +33,7 @@ pub fn status(job: &str, step: u64) -> JobStatus {
         run_dir_differs: None,
         unpublished: None,
         exit_code: None,
+        error_file: None,
         is_command: false,
     }
 }

@@ -91,8 +91,16 @@ fn phase() -> impl Strategy<Value = Phase> {
 }
 
 fn failure() -> impl Strategy<Value = ProcessFailure> {
-    (any::<u32>(), end(), ".{0,60}", any::<u64>(), any::<bool>())
-        .prop_map(|(rank, end, message, age_ms, port_taken)| ProcessFailure { rank, end, message, age_ms, port_taken })
+    (any::<u32>(), end(), ".{0,60}", any::<u64>(), any::<bool>(), of(".{0,60}")).prop_map(
+        |(rank, end, message, age_ms, port_taken, error_file)| ProcessFailure {
+            rank,
+            end,
+            message,
+            age_ms,
+            port_taken,
+            error_file,
+        },
+    )
 }
 
 fn unpublished() -> impl Strategy<Value = Unpublished> {
@@ -235,7 +243,8 @@ pub fn job_status() -> impl Strategy<Value = JobStatus> {
     let words = (job(), ".{0,20}", state, ".{0,40}", ".{0,40}");
     let numbers = (any::<(u64, u64, u64, u64, u64)>(), any::<(u32, u16, u16, f64)>(), vec(any::<u32>(), 0..8));
     let parts = (of(epoch()), vec(member_status(), 0..4), of(metrics()), of(fault()), of(published()));
-    let disk = (of(node()), of(".{0,40}"), of((node(), unpublished())), of(any::<u8>()), any::<bool>());
+    let ended = (of(any::<u8>()), any::<bool>(), of(".{0,40}"));
+    let disk = (of(node()), of(".{0,40}"), of((node(), unpublished())), ended);
     (words, numbers, parts, disk).prop_map(|(words, numbers, parts, disk)| JobStatus {
         job: words.0,
         name: words.1,
@@ -260,8 +269,9 @@ pub fn job_status() -> impl Strategy<Value = JobStatus> {
         published_on: disk.0,
         run_dir_differs: disk.1,
         unpublished: disk.2,
-        exit_code: disk.3,
-        is_command: disk.4,
+        exit_code: disk.3.0,
+        is_command: disk.3.1,
+        error_file: disk.3.2,
     })
 }
 

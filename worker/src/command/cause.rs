@@ -1,6 +1,7 @@
 //! Why a process failed: the error file that PyTorch's `@record` writes, else what it printed last.
 
 use elastic_spec::facts::End;
+use elastic_spec::limits::ERROR_FILE_BYTES_MAX;
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -26,6 +27,18 @@ pub fn message(error_file: &Path, end: &End, tail: &[String]) -> String {
     }
     let told = read(error_file).or_else(|| tail.iter().rev().find(|line| !line.trim().is_empty()).cloned());
     told.unwrap_or_default().trim().chars().take(MESSAGE_CHARS_MAX).collect()
+}
+
+/// The error file as it was written, for whoever started the job: where it is JSON of a size that travels.
+pub fn whole(error_file: &Path, end: &End) -> Option<String> {
+    if let End::Unstartable(_) = end {
+        return None;
+    }
+    let mut text = String::new();
+    let limit = ERROR_FILE_BYTES_MAX as u64 + 1;
+    std::fs::File::open(error_file).ok()?.take(limit).read_to_string(&mut text).ok()?;
+    let is_json = text.len() <= ERROR_FILE_BYTES_MAX && serde_json::from_str::<Value>(&text).is_ok();
+    is_json.then_some(text)
 }
 
 /// Whether rank 0 could not listen where all were told to meet.
@@ -70,6 +83,23 @@ mod tests {
         assert_eq!(message_of(whole, &["other"]), "RuntimeError: boom");
         assert_eq!(message_of(r#"{"message": "text", "timestamp": 3}"#, &[]), "text");
         assert_eq!(message_of("no json", &[]), "no json");
+    }
+
+    #[test]
+    fn a_whole_one_travels_as_it_was_written_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("error.json");
+        let of = |content: &str, end: &End| {
+            std::fs::write(&file, content).unwrap();
+            whole(&file, end)
+        };
+        let written = r#"{"message": {"message": "RuntimeError: boom", "extraInfo": {}}}"#;
+        assert_eq!(of(written, &End::Code(1)).as_deref(), Some(written));
+        assert_eq!(of(written, &End::Unstartable("x".into())), None);
+        assert_eq!(of("no json", &End::Code(1)), None);
+        let long = format!("{:?}", "x".repeat(ERROR_FILE_BYTES_MAX));
+        assert_eq!(of(&long, &End::Code(1)), None);
+        assert_eq!(whole(&dir.path().join("absent"), &End::Code(1)), None);
     }
 
     #[test]

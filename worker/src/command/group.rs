@@ -130,10 +130,12 @@ impl Group {
             return None;
         }
         self.is_told = true;
-        let tail = self.members[usize::from(local)].output.tail();
-        let message = cause::message(&self.place.error_file(local), &end, &tail);
-        let port_taken = self.place.rank(local) == 0 && cause::is_port_taken(&message, &tail);
-        Some((at, ProcessFailure { rank: self.place.rank(local), end, message, age_ms: 0, port_taken }))
+        let (output, error_file) = (&self.members[usize::from(local)].output, self.place.error_file(local));
+        let tail = output.tail();
+        let message = cause::message(&error_file, &end, &tail);
+        let (rank, error_file) = (self.place.rank(local), cause::whole(&error_file, &end));
+        let port_taken = rank == 0 && cause::is_port_taken(&message, &tail);
+        Some((at, ProcessFailure { rank, end, message, age_ms: 0, port_taken, error_file }))
     }
 
     /// Asks all processes to end, once.
