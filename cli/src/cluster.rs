@@ -32,6 +32,8 @@ pub struct Plan {
 pub struct NodePlan {
     pub name: String,
     pub slots: u16,
+    /// Where processes of commands meet on this node; None: at the loopback's address.
+    pub meet_at: Option<String>,
 }
 
 /// Ends with [`Inside::stop`]; dropped, it is as if it were killed.
@@ -82,6 +84,7 @@ impl Inside {
             let config = AgentConfig {
                 name: Some(NodeId::parse(&node.name)?),
                 slots: node.slots,
+                meet_at: node.meet_at.clone(),
                 credentials: credentials.clone(),
                 access: access.clone(),
                 // Whoever runs the cluster here is who submits to it here.

@@ -4,6 +4,8 @@
 //! print is printed here, and the exit code is the one that the root cause of a failure ended with.
 
 mod hand_up;
+mod stops;
+mod torchrun;
 
 use crate::args::Reach;
 use crate::cluster::{Inside, NodePlan, Place, Plan, random};
@@ -11,19 +13,21 @@ use crate::exit::{Exit, Outcome, mistake};
 use crate::reach::Cluster;
 use crate::{logging, show};
 use anyhow::{Context, Result, anyhow, bail};
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueHint};
 use elastic_agent::LogsIn;
 use elastic_proto::Refusal;
 use elastic_proto::client::Coordinator;
 use elastic_spec::JobId;
 use elastic_spec::api::{JobState, JobStatus, LogPiece, LogsQuery, Submit};
-use elastic_spec::job::{CommandSpec, ElasticSpec, JobSpec, Reduce};
+use elastic_spec::job::{CommandSpec, ElasticSpec, JobSpec, ROLE, Redirects, Reduce};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use stops::Stops;
 use tokio_stream::StreamExt;
+use torchrun::TorchFlags;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -37,43 +41,80 @@ Examples:
 
 A first word that ends in .py is started as `python3 -u SCRIPT` (PYTHON_EXEC names
 another Python), any other word as the program that it is. Arguments are handed on
-as they are. Dashes and underscores in the names of flags are the same.
+as they are. Dashes and underscores in the names of flags are the same. A flag of
+torchrun can be given as a variable, too: PET_NNODES=1:4. Those that change
+nothing here are taken and say why.
 
 Where no coordinator is named, one node runs inside this process. A cluster takes
 commands if its coordinator has --allow-commands and its agents --allow-programs.
 
 Exit codes: 0 all processes ended with 0; else the code of the process that failed
 first, 128 and the number of a signal that killed it; 1 no process was the cause;
-2 mistakes on the command line; 3 coordinator not reached; 4 cancelled; 130 and
-143 interrupted by SIGINT and SIGTERM.")]
+2 mistakes on the command line; 3 coordinator not reached; 4 cancelled; 127 not
+started; 129, 130, 131 and 143 interrupted by SIGHUP, SIGINT, SIGQUIT and SIGTERM.")]
 pub struct Run {
     /// Nodes: N, or MIN:MAX for a job that goes on while nodes come and go
-    #[arg(long, value_name = "N|MIN:MAX", env = "PET_NNODES", default_value = "1:1")]
+    #[arg(long, value_name = "N|MIN:MAX", env = "PET_NNODES", hide_env = true, default_value = "1:1")]
     pub nnodes: String,
     /// Processes on each node: a number, gpu (one for each of this machine's), cpu, or auto
-    #[arg(long, alias = "nproc_per_node", value_name = "N", env = "PET_NPROC_PER_NODE", default_value = "1")]
+    #[arg(long, alias = "nproc_per_node", value_name = "N", env = "PET_NPROC_PER_NODE", hide_env = true)]
+    #[arg(default_value = "1")]
     pub nproc_per_node: String,
     /// Failures of processes after which a new generation begins; nodes that come and go cost nothing
-    #[arg(long, alias = "max_restarts", value_name = "N", env = "PET_MAX_RESTARTS", default_value_t = 0)]
+    #[arg(long, alias = "max_restarts", value_name = "N", env = "PET_MAX_RESTARTS", hide_env = true)]
+    #[arg(default_value_t = 0)]
     pub max_restarts: u32,
     /// Run here even if a coordinator is configured
-    #[arg(long)]
+    #[arg(long, env = "PET_STANDALONE", hide_env = true, value_parser = FalseyValueParser::new())]
     pub standalone: bool,
     /// The first word is a module of Python
-    #[arg(short, long, conflicts_with = "no_python")]
+    #[arg(short, long, env = "PET_MODULE", hide_env = true, value_parser = FalseyValueParser::new())]
     pub module: bool,
     /// The first word is a program, whatever it is called
-    #[arg(long, alias = "no_python")]
+    #[arg(long, alias = "no_python", env = "PET_NO_PYTHON", hide_env = true, value_parser = FalseyValueParser::new())]
     pub no_python: bool,
+    /// The first word is a script of Python, whatever it is called; it is run with runpy.run_path
+    #[arg(long, alias = "run_path", env = "PET_RUN_PATH", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub run_path: bool,
+    /// ROLE_NAME of the processes
+    #[arg(long, env = "PET_ROLE", hide_env = true, default_value = ROLE)]
+    pub role: String,
+    /// LOCAL_RANK is 0 for all, and CUDA_VISIBLE_DEVICES of each process holds one device
+    #[arg(long, alias = "virtual_local_rank", env = "PET_VIRTUAL_LOCAL_RANK", hide_env = true)]
+    #[arg(value_parser = FalseyValueParser::new())]
+    pub virtual_local_rank: bool,
     /// Keep stdout, stderr and error file of each process here, by generation and rank
-    #[arg(long, alias = "log_dir", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, alias = "log_dir", value_name = "DIR", env = "PET_LOG_DIR", hide_env = true)]
+    #[arg(value_hint = ValueHint::DirPath)]
     pub log_dir: Option<PathBuf>,
+    /// Keep streams in the log directory and do not show them: 1 stdout, 2 stderr, 3 both, or LOCAL_RANK:STREAMS,…
+    #[arg(short, long, value_name = "STREAMS", env = "PET_REDIRECTS", hide_env = true, default_value = "0")]
+    pub redirects: Redirects,
+    /// Keep streams in the log directory and show them; with --log-dir all are kept anyway
+    #[arg(short, long, value_name = "STREAMS", env = "PET_TEE", hide_env = true, default_value = "0")]
+    pub tee: Redirects,
+    /// What stands before each line, with ${role_name}, ${local_rank}, ${rank} and ${hostname} [default: the rank]
+    #[arg(long, alias = "log_line_prefix_template", value_name = "TEXT", env = "PET_LOG_LINE_PREFIX_TEMPLATE")]
+    #[arg(hide_env = true)]
+    pub log_line_prefix_template: Option<String>,
+    /// Show only the processes with these local ranks, e.g. 0,1
+    #[arg(long, alias = "local_ranks_filter", value_name = "R,…", env = "PET_LOCAL_RANKS_FILTER", hide_env = true)]
+    #[arg(value_delimiter = ',')]
+    pub local_ranks_filter: Vec<u16>,
+    /// Where processes on this machine meet: its MASTER_ADDR, when it runs here
+    #[arg(long, alias = "local_addr", value_name = "HOST", env = "PET_LOCAL_ADDR", hide_env = true)]
+    pub local_addr: Option<String>,
     /// Give the processes a variable (repeatable)
     #[arg(long = "env", value_name = "KEY=VALUE")]
     pub env: Vec<String>,
-    /// From SIGTERM to SIGKILL when a generation ends, in seconds
-    #[arg(long, alias = "shutdown_timeout", value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=600))]
-    pub shutdown_timeout: u32,
+    /// From SIGTERM to SIGKILL when a generation ends, in seconds [default: 8]
+    #[arg(long, alias = "shutdown_timeout", value_name = "SECONDS", env = "PET_SHUTDOWN_TIMEOUT", hide_env = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub shutdown_timeout: Option<u32>,
+    /// Signals upon which all of it ends in order; the processes hear SIGTERM
+    #[arg(long, alias = "signals_to_handle", value_name = "NAME,…", env = "PET_SIGNALS_TO_HANDLE", hide_env = true)]
+    #[arg(default_value = stops::USUAL)]
+    pub signals_to_handle: String,
     /// What the job is called [default: as the script]
     #[arg(long)]
     pub name: Option<String>,
@@ -91,57 +132,9 @@ pub struct Run {
     #[command(flatten)]
     pub torch: TorchFlags,
     /// The script or program, and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    // Without allow_hyphen_values: a flag that is not known is no command.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<String>,
-}
-
-/// Flags of torchrun that mean nothing here: nodes meet through the coordinator.
-#[derive(Debug, Default, Args)]
-pub struct TorchFlags {
-    #[arg(long, alias = "rdzv_backend", hide = true)]
-    rdzv_backend: Option<String>,
-    #[arg(long, alias = "rdzv_endpoint", hide = true)]
-    rdzv_endpoint: Option<String>,
-    #[arg(long, alias = "rdzv_id", hide = true)]
-    rdzv_id: Option<String>,
-    #[arg(long, alias = "rdzv_conf", hide = true)]
-    rdzv_conf: Option<String>,
-    #[arg(long, alias = "node_rank", hide = true)]
-    node_rank: Option<String>,
-    #[arg(long, alias = "master_addr", hide = true)]
-    master_addr: Option<String>,
-    #[arg(long, alias = "master_port", hide = true)]
-    master_port: Option<String>,
-    #[arg(long, alias = "monitor_interval", hide = true)]
-    monitor_interval: Option<String>,
-    #[arg(long, alias = "start_method", hide = true)]
-    start_method: Option<String>,
-    #[arg(long, hide = true)]
-    role: Option<String>,
-    #[arg(short, long, hide = true)]
-    redirects: Option<String>,
-    #[arg(short, long, hide = true)]
-    tee: Option<String>,
-}
-
-impl TorchFlags {
-    fn given(&self) -> Vec<&'static str> {
-        let all = [
-            ("--rdzv-backend", &self.rdzv_backend),
-            ("--rdzv-endpoint", &self.rdzv_endpoint),
-            ("--rdzv-id", &self.rdzv_id),
-            ("--rdzv-conf", &self.rdzv_conf),
-            ("--node-rank", &self.node_rank),
-            ("--master-addr", &self.master_addr),
-            ("--master-port", &self.master_port),
-            ("--monitor-interval", &self.monitor_interval),
-            ("--start-method", &self.start_method),
-            ("--role", &self.role),
-            ("--redirects", &self.redirects),
-            ("--tee", &self.tee),
-        ];
-        all.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect()
-    }
 }
 
 /// The node of a cluster that runs inside this process.
@@ -151,15 +144,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const AGAIN_EVERY: Duration = Duration::from_millis(500);
 /// A job that does not start says why after this.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// From SIGTERM to SIGKILL, where nobody says otherwise.
+const GRACE_S: u32 = 8;
+/// Runs the script in the interpreter that was started for it.
+const RUN_PATH: &str = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')";
 /// What the processes print last may take so long to arrive.
 const LAST_LINES: Duration = Duration::from_secs(12);
 
 pub async fn run(args: Run) -> Outcome {
     let spec = spec(&args).map_err(mistake)?;
     let cluster = if args.standalone { None } else { Cluster::find(&args.reach)? };
-    let ignored = args.torch.given();
-    if !ignored.is_empty() {
-        eprintln!("elastic: {} mean nothing here: nodes meet through the coordinator", ignored.join(", "));
+    args.torch.given().iter().for_each(|line| eprintln!("elastic: {line}"));
+    if let (Some(addr), Some(_)) = (&args.local_addr, &cluster) {
+        eprintln!(
+            "elastic: --local-addr {addr} changes nothing: a cluster's agents say with --advertise where they are"
+        );
+    }
+    if let (None, Some(dir)) = (&args.log_dir, spec.command().and_then(|command| command.log_dir.as_ref())) {
+        eprintln!("elastic: without --log-dir, streams are kept in {dir}");
     }
     match cluster {
         Some(cluster) => on_cluster(&args, spec, cluster).await,
@@ -174,14 +176,21 @@ fn spec(args: &Run) -> Result<JobSpec> {
         let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
         path.into_os_string().into_string().map_err(|path| anyhow!("{} is no UTF-8", path.display()))
     };
-    let command = CommandSpec {
-        run: words(args),
-        processes: processes(&args.nproc_per_node)?,
-        folder: whole(&folder)?,
-        env: args.env.iter().map(|text| variable(text)).collect::<Result<BTreeMap<_, _>>>()?,
-        grace_s: args.shutdown_timeout,
-        log_dir: args.log_dir.as_deref().map(whole).transpose()?,
-    };
+    let mut command = CommandSpec::of(words(args)?, whole(&folder)?);
+    command.processes = processes(&args.nproc_per_node)?;
+    command.env = args.env.iter().map(|text| variable(text)).collect::<Result<BTreeMap<_, _>>>()?;
+    command.grace_s = grace_s(args.shutdown_timeout)?;
+    command.log_dir = args.log_dir.as_deref().map(whole).transpose()?;
+    if command.log_dir.is_none() && !(args.redirects.is_none() && args.tee.is_none()) {
+        command.log_dir = Some(whole(&args.runs.join("streams"))?);
+    }
+    command.role.clone_from(&args.role);
+    let template = args.log_line_prefix_template.clone().or_else(|| inherited("TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"));
+    command.prefix = template.filter(|template| !template.is_empty());
+    command.redirects = args.redirects.clone();
+    command.show = shown(&args.local_ranks_filter, command.processes)?;
+    command.virtual_local_rank = args.virtual_local_rank;
+    stops::parse(&args.signals_to_handle)?;
     let elastic = ElasticSpec { min_workers, max_workers, reduce: Reduce::Exact, restarts: args.max_restarts };
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.command));
     let spec = JobSpec::of_command(name, command, elastic);
@@ -210,6 +219,29 @@ fn processes(text: &str) -> Result<u16> {
     }
 }
 
+/// torchrun's own variable counts where there is no flag.
+fn grace_s(said: Option<u32>) -> Result<u32> {
+    const NAME: &str = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT";
+    match (said, inherited(NAME)) {
+        (Some(seconds), _) => Ok(seconds),
+        (None, Some(text)) => text.parse().with_context(|| format!("{NAME}={text}: whole seconds are meant")),
+        (None, None) => Ok(GRACE_S),
+    }
+}
+
+/// The local ranks that are shown; None: all.
+fn shown(ranks: &[u16], processes: u16) -> Result<Option<Vec<u16>>> {
+    match ranks.iter().find(|rank| **rank >= processes) {
+        Some(rank) => bail!("--local-ranks-filter {rank}: the processes of a node are 0 to {}", processes - 1),
+        None => Ok((!ranks.is_empty()).then(|| ranks.to_vec())),
+    }
+}
+
+/// A variable that says something.
+fn inherited(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 fn gpus() -> u16 {
     let libraries = elastic_cuda::libs::Libraries::open();
     let gpus = libraries.driver.as_ref().ok().and_then(|driver| elastic_cuda::device::all(driver).ok());
@@ -223,16 +255,22 @@ fn variable(text: &str) -> Result<(String, String)> {
 }
 
 /// What is started: Python for scripts and modules.
-fn words(args: &Run) -> Vec<String> {
+fn words(args: &Run) -> Result<Vec<String>> {
+    if args.module && args.no_python && !args.run_path {
+        bail!("--module and --no-python: the first word is one or the other");
+    }
     let is_script = args.command.first().is_some_and(|first| first.ends_with(".py"));
-    let python = std::env::var("PYTHON_EXEC").ok().filter(|python| !python.is_empty());
     let mut words = Vec::new();
-    if args.module || (is_script && !args.no_python) {
-        words.extend([python.unwrap_or_else(|| "python3".into()), "-u".into()]);
-        words.extend(args.module.then(|| "-m".into()));
+    if args.run_path || args.module || (is_script && !args.no_python) {
+        words.extend([inherited("PYTHON_EXEC").unwrap_or_else(|| "python3".into()), "-u".into()]);
+        if args.run_path {
+            words.extend(["-c".into(), RUN_PATH.into()]);
+        } else if args.module {
+            words.push("-m".into());
+        }
     }
     words.extend(args.command.iter().cloned());
-    words
+    Ok(words)
 }
 
 /// As the script is called, in the letters that a job may have: the first word that names a file of Python, else the program.
@@ -266,13 +304,13 @@ async fn here(args: &Run, mut spec: JobSpec) -> Outcome {
 }
 
 async fn in_place(args: &Run, spec: &JobSpec, place: &Place) -> Result<Exit> {
-    let mut stops = Stops::new()?;
+    let mut stops = Stops::listen(&args.signals_to_handle)?;
     let plan = Plan {
         listen: "127.0.0.1:0".into(),
         http: None,
         dir: place.path().to_path_buf(),
         runs: args.runs.clone(),
-        nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: 1 }],
+        nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: 1, meet_at: args.local_addr.clone() }],
         logs: LogsIn::Run,
         token: Some(format!("{:016x}{:016x}", random()?, random()?)),
     };
@@ -304,7 +342,7 @@ async fn in_place(args: &Run, spec: &JobSpec, place: &Place) -> Result<Exit> {
 }
 
 async fn on_cluster(args: &Run, spec: JobSpec, cluster: Cluster) -> Outcome {
-    let mut stops = Stops::new()?;
+    let mut stops = Stops::listen(&args.signals_to_handle)?;
     let coordinator = cluster.connect().await?;
     let job = submit(&coordinator, &spec).await?;
     if args.detach {
@@ -366,27 +404,6 @@ fn tell(args: &Run, status: &JobStatus) -> Result<()> {
         show::out(&format!("{line}\n"))?;
     }
     Ok(())
-}
-
-/// SIGINT and SIGTERM.
-struct Stops {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stops {
-    fn new() -> Result<Stops> {
-        let listen = |kind| signal(kind).context("listen for signals");
-        Ok(Stops { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    /// The next of them, and what to end with.
-    async fn next(&mut self) -> Exit {
-        tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Of(143),
-        }
-    }
 }
 
 /// Follows a job: what it prints, and what becomes of it.

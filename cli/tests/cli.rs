@@ -74,31 +74,116 @@ fn last_line(output: &Output) -> Value {
     serde_json::from_str(out(output).lines().last().expect("a line")).unwrap()
 }
 
+/// The commands that a help text lists.
+fn commands_of(help: &str) -> Vec<String> {
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let name = |line: &str| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')).map(str::to_string);
+    list.filter_map(name).filter_map(|line| line.split_whitespace().next().map(str::to_string)).collect()
+}
+
 #[test]
 fn every_command_has_help_with_an_example() {
     let folder = Folder::with(JOB);
-    for command in [
-        "submit",
-        "devices",
-        "jobs",
-        "status",
-        "logs",
-        "nodes",
-        "scale",
-        "drain",
-        "cancel",
-        "checkpoint",
-        "coordinator",
-        "agent",
-        "dev",
-        "completions",
-    ] {
-        let help = folder.run(&[command, "--help"]);
-        assert_eq!(code(&help), 0);
-        assert!(out(&help).contains("Example") && out(&help).contains("  elastic "), "{command}: {}", out(&help));
+    let mut todo: Vec<Vec<String>> = vec![Vec::new()];
+    let mut seen = Vec::new();
+    while let Some(path) = todo.pop() {
+        let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = folder.run(&args);
+        assert_eq!(code(&help), 0, "{path:?}");
+        let help = out(&help);
+        let (name, commands) = (path.join(" "), commands_of(&help));
+        todo.extend(commands.into_iter().map(|command| [&path[..], &[command]].concat()));
+        if name.is_empty() {
+            assert!(help.contains("Exit codes:") && !help.contains("worker "), "{help}");
+        } else {
+            assert!(help.contains("Example") && help.contains(&format!("  elastic {name}")), "{name}: {help}");
+        }
+        seen.push(name);
     }
-    let help = out(&folder.run(&["--help"]));
-    assert!(help.contains("Exit codes:") && !help.contains("worker "), "{help}");
+    for known in ["run", "serve", "certs init", "token revoke", "checkpoint verify", "pipeline rollback"] {
+        assert!(seen.iter().any(|name| name == known), "{known} is among {seen:?}");
+    }
+}
+
+/// Flags of torchrun 2.15 that have a value, and one that is allowed; then those that have none.
+const FLAGS_OF_TORCHRUN: [(&str, &str); 28] = [
+    ("nnodes", "1:1"),
+    ("nproc-per-node", "1"),
+    ("rdzv-backend", "c10d"),
+    ("rdzv-endpoint", "localhost:29400"),
+    ("rdzv-id", "x"),
+    ("rdzv-conf", "timeout=3"),
+    ("max-restarts", "3"),
+    ("monitor-interval", "0.1"),
+    ("start-method", "spawn"),
+    ("event-log-handler", "console"),
+    ("role", "trainer"),
+    ("log-dir", "logs"),
+    ("redirects", "0:1,1:2"),
+    ("tee", "3"),
+    ("log-line-prefix-template", "[${rank}]:"),
+    ("local-ranks-filter", "0"),
+    ("duplicate-stdout-filters", "a,b"),
+    ("duplicate-stderr-filters", "a,b"),
+    ("node-rank", "0"),
+    ("master-addr", "127.0.0.1"),
+    ("master-port", "29500"),
+    ("local-addr", "127.0.0.1"),
+    ("logs-specs", "default"),
+    ("numa-binding", "node"),
+    ("signals-to-handle", "SIGTERM,SIGUSR1"),
+    ("shutdown-timeout", "30"),
+    ("nproc-per-node", "cpu"),
+    ("nproc-per-node", "auto"),
+];
+const SWITCHES_OF_TORCHRUN: [&str; 5] = ["standalone", "module", "no-python", "run-path", "virtual-local-rank"];
+/// Torchrun itself reads no variable for these.
+const WITHOUT_VARIABLE: [&str; 2] = ["logs-specs", "numa-binding"];
+
+#[test]
+fn every_flag_of_torchrun_is_taken_in_both_spellings_and_from_the_environment() {
+    let folder = Folder::with(JOB);
+    // What is refused behind the flags: they were understood.
+    let refused = |command: &mut Command| {
+        let said = command.args(["--detach", "train.py", "--nnodes"]).output().unwrap();
+        assert!(code(&said) == 2 && err(&said).contains("--detach needs a cluster"), "{command:?}: {}", err(&said));
+    };
+    let variable = |flag: &str| format!("PET_{}", flag.to_uppercase().replace('-', "_"));
+    for (flag, value) in FLAGS_OF_TORCHRUN {
+        for flag in [flag.to_string(), flag.replace('-', "_")] {
+            refused(&mut folder.command(&["run", &format!("--{flag}"), value]));
+        }
+        refused(folder.command(&["run"]).env(variable(flag), value));
+    }
+    for flag in SWITCHES_OF_TORCHRUN {
+        for flag in [flag.to_string(), flag.replace('-', "_")] {
+            refused(&mut folder.command(&["run", &format!("--{flag}")]));
+        }
+        refused(folder.command(&["run"]).env(variable(flag), "1"));
+    }
+    // A wrong value shows that the variable is read; what takes any says that it changes nothing.
+    let anything = ["role", "log-dir", "log-line-prefix-template", "local-addr"];
+    for (flag, _) in FLAGS_OF_TORCHRUN.iter().filter(|(flag, _)| !anything.contains(flag)) {
+        let (name, flag) = (variable(flag), format!("--{flag}"));
+        let said = folder.command(&["run", "--detach", "train.py"]).env(&name, "//").output().unwrap();
+        let is_read = !WITHOUT_VARIABLE.contains(&&flag[2..]);
+        assert_eq!(err(&said).contains(&flag), is_read, "{name}: {}", err(&said));
+    }
+}
+
+#[test]
+fn an_unknown_flag_is_no_command_and_the_nearest_one_is_named() {
+    let folder = Folder::with(JOB);
+    for (flag, nearest) in [("--nproc-per-nod", "--nproc-per-node"), ("--max_restart", "--max_restarts")] {
+        let said = folder.run(&["run", flag, "2", "train.py"]);
+        assert_eq!(code(&said), 2, "{}", err(&said));
+        assert!(err(&said).contains(&format!("'{flag}'")) && err(&said).contains(nearest), "{}", err(&said));
+        assert!(folder.left_nothing());
+    }
+    let said = folder.run(&["run", "--signals-to-handle", "SIGKILL", "train.py"]);
+    assert!(code(&said) == 2 && err(&said).contains("SIGKILL: allowed are SIGTERM"), "{}", err(&said));
+    let said = folder.run(&["run", "--local-ranks-filter", "1", "train.py"]);
+    assert!(code(&said) == 2 && err(&said).contains("the processes of a node are 0 to 0"), "{}", err(&said));
 }
 
 #[test]

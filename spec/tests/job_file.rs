@@ -77,6 +77,11 @@ run = ["python3", "-u", "train.py", "$$HOME", ""]
 processes = 2
 env = { LOGLEVEL = "info", "odd name" = "a \"b\"" }
 log_dir = "logs"
+role = "trainer"
+prefix = "${hostname}:${rank} "
+redirects = "0:1,1:0"
+show = [0, 1]
+virtual_local_rank = true
 [elastic]
 min_workers = 2
 "#;
@@ -88,6 +93,10 @@ fn a_command_reads_back_as_it_was_written_and_counts_nodes() {
     assert_eq!(command.run, ["python3", "-u", "train.py", "$$HOME", ""]);
     assert_eq!((command.folder.as_str(), command.log_dir.as_deref()), ("/jobs/digits", Some("/jobs/digits/logs")));
     assert_eq!((command.env["odd name"].as_str(), command.grace_s), ("a \"b\"", 8));
+    assert_eq!((command.role.as_str(), command.prefix.as_deref()), ("trainer", Some("${hostname}:${rank} ")));
+    assert_eq!((command.redirects.to_string().as_str(), command.virtual_local_rank), ("0:1", true));
+    let shown = [0, 1, 2].map(|local| [Stream::Stdout, Stream::Stderr].map(|stream| command.shows(local, stream)));
+    assert_eq!(shown, [[false, true], [true, true], [false, false]]);
     assert_eq!((spec.elastic.min_workers, spec.elastic.max_workers), (2, 2));
     assert_eq!(JobSpec::from_json(&spec.canonical_json()), Ok(spec.clone()));
     assert_eq!(parsed(&spec.to_toml_resolved(), &[]).spec, spec);
@@ -105,6 +114,8 @@ fn what_is_wrong_with_a_command_is_told() {
         ("command.run=[1]", "is not a list of up to 4096 texts"),
         ("command.env={ A = 1 }", "names without '=', and texts"),
         ("command.processes=0", "an integer from 1 to 256"),
+        ("command.redirects=\"4\"", "allowed: 0, 1 (stdout), 2 (stderr), 3 (both)"),
+        ("command.show=[2]", "has 2; the processes of a node are 0 to 1"),
         ("elastic.max_workers=1", "is 2, above max_workers = 1"),
         ("train.lr=0.1", "stands beside [command]"),
     ] {

@@ -41,17 +41,17 @@ while not (out / "done").exists():
 "#;
 
 /// Where the script is, and what it writes.
-struct Folder {
+pub struct Folder {
     dir: tempfile::TempDir,
 }
 
 /// One process as it was told what it is.
 #[derive(Clone, Debug)]
-struct Start {
-    env: BTreeMap<String, String>,
-    pid: u32,
+pub struct Start {
+    pub env: BTreeMap<String, String>,
+    pub pid: u32,
     kin: Vec<u32>,
-    args: Vec<String>,
+    pub args: Vec<String>,
 }
 
 impl Start {
@@ -65,17 +65,17 @@ impl Start {
 }
 
 impl Folder {
-    fn new() -> Folder {
+    pub fn new() -> Folder {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("work.py"), SCRIPT).expect("the script is written");
         Folder { dir }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn tell(&self, file: &str, text: &str) {
+    pub fn tell(&self, file: &str, text: &str) {
         // Whole at once: the script must not read half of it.
         let new = self.path().join("new");
         std::fs::write(&new, text).and_then(|()| std::fs::rename(new, self.path().join(file))).expect("a file");
@@ -100,7 +100,7 @@ impl Folder {
 
     /// All processes of the first generation from `from` on that has `world` of them.
     #[track_caller]
-    fn generation(&self, from: u64, world: usize) -> Vec<Start> {
+    pub fn generation(&self, from: u64, world: usize) -> Vec<Start> {
         wait_for(&format!("a generation of {world} from {from} on"), 30, || {
             let starts = self.starts();
             let numbers: BTreeSet<u64> = starts.iter().map(Start::generation).filter(|g| *g >= from).collect();
@@ -113,7 +113,7 @@ impl Folder {
         })
     }
 
-    fn command(&self, cluster: Option<&Cluster>, args: &[&str], rest: &[&str]) -> Command {
+    pub fn command(&self, cluster: Option<&Cluster>, args: &[&str], rest: &[&str]) -> Command {
         let mut command = Command::new(elastic());
         command.arg("run").args(args);
         match cluster {
@@ -133,13 +133,13 @@ impl Folder {
 }
 
 #[track_caller]
-fn until_gone(pids: impl IntoIterator<Item = u32>) {
+pub fn until_gone(pids: impl IntoIterator<Item = u32>) {
     for pid in pids {
         wait_for(&format!("the end of process {pid}"), 15, || (!is_alive(pid)).then_some(()));
     }
 }
 
-fn pids(starts: &[Start]) -> Vec<u32> {
+pub fn pids(starts: &[Start]) -> Vec<u32> {
     starts.iter().flat_map(|s| s.kin.iter().copied().chain([s.pid])).collect()
 }
 

@@ -6,6 +6,7 @@ mod averages;
 mod buckets;
 mod cluster;
 mod commands;
+mod commands_torchrun;
 mod coordinator_loss;
 mod deploy;
 mod devices;

@@ -18,6 +18,8 @@ pub struct Env {
     /// The host to listen on for peers, and the one by which they reach it.
     pub bind: String,
     pub advertise: String,
+    /// Where the processes of a command meet, if their rank 0 is here; None: as `advertise`.
+    pub meet_at: Option<String>,
     /// Ports that peers may be given; None: any free one.
     pub ports: Option<(u16, u16)>,
     /// Inputs that travelled with the job, by digest.
@@ -55,6 +57,7 @@ impl Env {
             slot: number("ELASTIC_SLOT", optional("ELASTIC_SLOT"))?.unwrap_or(0),
             bind: optional("ELASTIC_BIND").unwrap_or_else(|| "127.0.0.1".into()),
             advertise: optional("ELASTIC_ADVERTISE").unwrap_or_else(|| "127.0.0.1".into()),
+            meet_at: optional("ELASTIC_MEET_AT"),
             ports: optional("ELASTIC_PORTS").map(|text| ports(&text)).transpose()?,
             blobs: optional("ELASTIC_BLOBS").unwrap_or_default().into(),
             threads: number("ELASTIC_THREADS", optional("ELASTIC_THREADS"))?.unwrap_or(0),

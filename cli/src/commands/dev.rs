@@ -9,7 +9,8 @@ use elastic_proto::Access;
 
 pub async fn run(args: args::Dev) -> Outcome {
     logging::to_stderr("warn");
-    let nodes = (1..=args.nodes).map(|i| NodePlan { name: format!("node-{i}"), slots: args.slots }).collect();
+    let nodes =
+        (1..=args.nodes).map(|i| NodePlan { name: format!("node-{i}"), slots: args.slots, meet_at: None }).collect();
     let http = page::listen(args.http.as_deref(), &Access::default()).await?;
     let shown = http.as_ref().and_then(|http| page::url(http, &Access::default()));
     let plan = Plan {

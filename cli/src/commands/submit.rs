@@ -158,7 +158,7 @@ async fn in_place(
         http: None,
         dir: place.path().to_path_buf(),
         runs: args.runs.clone(),
-        nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: slots(args, &file.spec) }],
+        nodes: vec![NodePlan { name: LOCAL_NODE.into(), slots: slots(args, &file.spec), meet_at: None }],
         logs: LogsIn::Run,
         token: Some(format!("{:016x}{:016x}", random()?, random()?)),
     };

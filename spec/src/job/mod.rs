@@ -17,7 +17,7 @@ pub(crate) mod resolve;
 pub mod schedule;
 pub(crate) mod section;
 
-pub use command::CommandSpec;
+pub use command::{CommandSpec, ROLE, Redirects, Stream};
 pub use groups::{Group, group_of, idle};
 pub use mistake::{Mistake, Place};
 pub use parse::{ParseContext, Parsed, parse};

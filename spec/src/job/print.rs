@@ -42,7 +42,19 @@ impl Page {
 }
 
 fn print_command(page: &mut Page, command: &CommandSpec) {
-    let CommandSpec { run, processes, folder, env, grace_s, log_dir } = command;
+    let CommandSpec {
+        run,
+        processes,
+        folder,
+        env,
+        grace_s,
+        log_dir,
+        role,
+        prefix,
+        redirects,
+        show,
+        virtual_local_rank,
+    } = command;
     page.section("command");
     page.line("run", texts(run));
     page.line("processes", processes.to_string());
@@ -53,6 +65,15 @@ fn print_command(page: &mut Page, command: &CommandSpec) {
     if let Some(log_dir) = log_dir {
         page.line("log_dir", text(log_dir));
     }
+    page.line("role", text(role));
+    if let Some(prefix) = prefix {
+        page.line("prefix", text(prefix));
+    }
+    page.line("redirects", text(&redirects.to_string()));
+    if let Some(show) = show {
+        page.line("show", list(&show.iter().map(|place| u32::from(*place)).collect::<Vec<_>>()));
+    }
+    page.line("virtual_local_rank", virtual_local_rank.to_string());
 }
 
 fn print_model(page: &mut Page, ModelSpec { kind, init, init_sha256, init_except, freeze }: &ModelSpec) {

@@ -48,6 +48,7 @@ pub fn program(config: &AgentConfig, socket: &Path, start: &Start<'_>) -> Result
         ("ELASTIC_ADVERTISE", config.advertise.as_str().into()),
         ("ELASTIC_THREADS", threads(spec.resources.threads, config.slots).to_string().into()),
         // Empty is none: an agent that was itself started by one must not pass its own on.
+        ("ELASTIC_MEET_AT", config.meet_at.clone().unwrap_or_default().into()),
         ("ELASTIC_PORTS", config.ports.map(|(lo, hi)| format!("{lo}-{hi}")).unwrap_or_default().into()),
     ];
     env.push(("ELASTIC_INSECURE", if config.access.insecure { "1" } else { "" }.into()));

@@ -50,6 +50,8 @@ pub struct AgentConfig {
     /// The host that workers and the log service listen on, and the one by which others reach them.
     pub bind: String,
     pub advertise: String,
+    /// Where the processes of commands meet, if their rank 0 is here; None: as `advertise`.
+    pub meet_at: Option<String>,
     /// Ports for the workers' data plane; None: any free one.
     pub ports: Option<(u16, u16)>,
     /// Certificates of the workers' data plane.
@@ -90,6 +92,7 @@ impl AgentConfig {
             credentials: Credentials::default(),
             bind: "127.0.0.1".into(),
             advertise: "127.0.0.1".into(),
+            meet_at: None,
             ports: None,
             tls_dir: None,
             access: Access::default(),

@@ -89,10 +89,9 @@ impl Group {
         let mut start = Command::new(program);
         start.args(arguments).current_dir(&command.folder).process_group(0);
         start.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.place.tell(&mut start, local);
+        self.place.tell(&mut start, local)?;
         let mut child = start.spawn().map_err(|e| format!("start {program}: {e}"))?;
-        let rank = self.place.rank(local);
-        let output = output::Output::relay(&mut child, self.place.world_size(), rank, self.place.keeps_output(&dir));
+        let output = output::Output::relay(&mut child, self.place.shown(command, local, &dir));
         let (pid, epoch) = (Pid::from_child(&child), self.place.epoch);
         let watch = move || {
             // The receiver lives as long as the process does.
@@ -131,6 +130,7 @@ impl Group {
         }
         self.is_told = true;
         let (output, error_file) = (&self.members[usize::from(local)].output, self.place.error_file(local));
+        output.show_tail();
         let tail = output.tail();
         let message = cause::message(&error_file, &end, &tail);
         let (rank, error_file) = (self.place.rank(local), cause::whole(&error_file, &end));

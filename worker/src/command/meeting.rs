@@ -5,7 +5,8 @@
 //! lies below the ports that systems give out by themselves, and if it happens all the same the generation begins anew.
 
 use crate::env::Env;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::ops::RangeInclusive;
 
@@ -22,13 +23,19 @@ impl Meeting {
         let (first, last) = env.ports.unwrap_or((*PORTS.start(), *PORTS.end()));
         let count = u32::from(last - first) + 1;
         let start = random().context("draw a port")? % count;
+        let host = env.meet_at.as_ref().unwrap_or(&env.bind);
         for step in 0..count {
             let port = first + ((start + step) % count) as u16;
-            if let Ok(listener) = TcpListener::bind((env.bind.as_str(), port)) {
-                return Ok(Meeting { listener, host: env.advertise.clone() });
+            match TcpListener::bind((host.as_str(), port)) {
+                Ok(listener) => {
+                    let host = env.meet_at.as_ref().unwrap_or(&env.advertise).clone();
+                    return Ok(Meeting { listener, host });
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied) => {}
+                Err(error) => return Err(anyhow!(error).context(format!("listen on {host}, where the processes meet"))),
             }
         }
-        bail!("no port of {first}-{last} is free on {}", env.bind)
+        bail!("no port of {first}-{last} is free on {host}")
     }
 
     pub fn address(&self) -> String {

@@ -5,7 +5,8 @@
 //! the next generation begins. When there is a generation, and with whom, is the coordinator's to decide.
 //!
 //! `group` has the processes of one generation, `family` whatever comes of them, `names` what they are told, `cause`
-//! why one failed, `output` what they print, `meeting` the port where they will find each other.
+//! why one failed, `output` what they print and `prefix` what stands before it, `meeting` the port where they will find
+//! each other.
 
 mod cause;
 pub(crate) mod family;
@@ -13,6 +14,7 @@ mod group;
 mod meeting;
 mod names;
 mod output;
+mod prefix;
 
 use crate::agent_link::AgentLink;
 use crate::boot::Order;

@@ -3,9 +3,11 @@
 //! `TORCHELASTIC_USE_AGENT_STORE` is "False": rank 0 itself listens where all meet, so a stock `init_process_group`
 //! needs nothing of ours.
 
+use super::output::Shown;
+use super::prefix;
 use crate::boot::Order;
 use crate::env::Env;
-use elastic_spec::job::CommandSpec;
+use elastic_spec::job::{CommandSpec, Stream};
 use elastic_spec::view::View;
 use elastic_spec::{Epoch, Rank};
 use std::fmt;
@@ -23,6 +25,9 @@ pub struct Place {
     restarts: u32,
     restarts_max: u32,
     env: Vec<(String, String)>,
+    role: String,
+    /// Each process sees one device alone.
+    is_virtual: bool,
     /// Where error files lie, and where output is kept besides if the job says so.
     dir: PathBuf,
     is_kept: bool,
@@ -50,6 +55,8 @@ impl Place {
             restarts,
             restarts_max: order.spec.elastic.restarts,
             env: command.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            role: command.role.clone(),
+            is_virtual: command.virtual_local_rank,
             dir,
             is_kept: command.log_dir.is_some(),
         }
@@ -80,12 +87,22 @@ impl Place {
         }
     }
 
-    pub fn keeps_output(&self, dir: &Path) -> Option<PathBuf> {
-        self.is_kept.then(|| dir.to_path_buf())
+    /// What is shown of a process whose files lie in `dir`.
+    pub fn shown(&self, command: &CommandSpec, local: u16, dir: &Path) -> Shown {
+        let (rank, hostname) = (self.rank(local), prefix::hostname());
+        let names = prefix::Names { role: &self.role, local_rank: local, rank, hostname: &hostname };
+        let prefix = match &command.prefix {
+            Some(template) => prefix::fill(template, &names),
+            None if self.world_size() > 1 => format!("[rank {rank}] "),
+            None => String::new(),
+        };
+        let shows = |stream| command.shows(local, stream);
+        let dir = self.is_kept.then(|| dir.to_path_buf());
+        Shown { prefix, stdout: shows(Stream::Stdout), stderr: shows(Stream::Stderr), dir }
     }
 
     /// Tells process number `local` of this node.
-    pub fn tell(&self, process: &mut Command, local: u16) {
+    pub fn tell(&self, process: &mut Command, local: u16) -> Result<(), String> {
         // Only this worker speaks with the agent.
         let own = ["ELASTIC_WORKER_TOKEN", "ELASTIC_AGENT_SOCKET", "ELASTIC_LAUNCH", "ELASTIC_BLOBS", "ELASTIC_TOKEN"];
         for name in own {
@@ -102,6 +119,18 @@ impl Place {
         process.envs(self.env.iter().map(|(name, value)| (name, value)));
         process.envs(self.contract(local));
         process.env("TORCHELASTIC_ERROR_FILE", self.error_file(local));
+        if self.is_virtual {
+            // ROCm looks at its own variable first.
+            let own = |name: &str| self.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+            let set = |name: &str| own(name).or_else(|| std::env::var(name).ok());
+            let hip = set("HIP_VISIBLE_DEVICES").filter(|all| !all.is_empty());
+            let device = device(hip.clone().or_else(|| set("CUDA_VISIBLE_DEVICES")).as_deref(), local)?;
+            process.env("CUDA_VISIBLE_DEVICES", &device);
+            if hip.is_some() {
+                process.env("HIP_VISIBLE_DEVICES", &device);
+            }
+        }
+        Ok(())
     }
 
     fn contract(&self, local: u16) -> Vec<(&'static str, String)> {
@@ -109,13 +138,13 @@ impl Place {
         vec![
             ("RANK", rank.clone()),
             ("WORLD_SIZE", world.clone()),
-            ("LOCAL_RANK", local.to_string()),
+            ("LOCAL_RANK", if self.is_virtual { "0".to_string() } else { local.to_string() }),
             ("LOCAL_WORLD_SIZE", self.processes.to_string()),
             ("GROUP_RANK", self.node.to_string()),
             ("GROUP_WORLD_SIZE", self.nodes.to_string()),
             ("ROLE_RANK", rank),
             ("ROLE_WORLD_SIZE", world),
-            ("ROLE_NAME", "default".to_string()),
+            ("ROLE_NAME", self.role.clone()),
             ("MASTER_ADDR", self.master.0.clone()),
             ("MASTER_PORT", self.master.1.clone()),
             ("TORCHELASTIC_RESTART_COUNT", self.restarts.to_string()),
@@ -132,5 +161,24 @@ impl fmt::Display for Place {
         let (first, last) = (self.rank(0), self.rank(0) + self.processes - 1);
         let (world, (host, port)) = (self.world_size(), &self.master);
         write!(f, "ranks {first} to {last} of {world}, rank 0 at {host}:{port}")
+    }
+}
+
+/// The one device of a process, of those that its node was told to use.
+fn device(all: Option<&str>, local: u16) -> Result<String, String> {
+    let Some(all) = all else { return Ok(local.to_string()) };
+    let found = all.split(',').nth(local.into()).map(|device| device.trim().to_string());
+    found.ok_or_else(|| format!("process {local} of this node has no device among the visible ones, {all:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::device;
+
+    #[test]
+    fn a_process_sees_the_device_of_its_place_among_the_visible_ones() {
+        assert_eq!(device(None, 3).as_deref(), Ok("3"));
+        assert_eq!(device(Some("4, 6"), 1).as_deref(), Ok("6"));
+        assert!(device(Some("4, 6"), 2).unwrap_err().contains("process 2"));
     }
 }
