@@ -348,10 +348,13 @@ pub struct Checkpoint {
 #[derive(Debug, Subcommand)]
 pub enum CheckpointAct {
     /// The checkpoints at a path, newest first
+    #[command(after_help = "Example:\n  elastic checkpoint list runs/digits-3f2a --json | jq '.[0].step'")]
     List(CheckpointPath),
     /// What the newest checkpoint at a path holds
+    #[command(after_help = "Example:\n  elastic checkpoint inspect s3://bucket/prefix/digits-3f2a")]
     Inspect(CheckpointPath),
     /// Read every byte of all checkpoints at a path and compare with the checksums
+    #[command(after_help = "Example:\n  elastic checkpoint verify runs/digits-3f2a && echo whole")]
     Verify(CheckpointPath),
 }
 

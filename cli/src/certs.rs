@@ -42,6 +42,7 @@ pub enum Act {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  elastic certs init certs")]
 pub struct Init {
     /// Where the authority shall lie
     #[arg(value_hint = ValueHint::DirPath)]
@@ -49,6 +50,10 @@ pub struct Init {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  elastic certs node n3 --san 10.0.0.4
+  elastic certs node n3 --dir certs --san 10.0.0.4 --san n3.example.com --days 90")]
 pub struct Node {
     /// Name of the part; its files go to a directory of that name
     pub name: String,
@@ -64,6 +69,10 @@ pub struct Node {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  elastic certs cluster certs --coordinator 10.0.0.1 --node n1=10.0.0.2 --node n2=10.0.0.3
+  elastic certs cluster certs --kubernetes elastic && kubectl apply -f certs/secrets.yaml")]
 pub struct Cluster {
     /// Where everything shall lie
     #[arg(value_hint = ValueHint::DirPath)]

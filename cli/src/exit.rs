@@ -40,7 +40,9 @@ Exit codes:
   3    the coordinator was not reached
   4    the job was cancelled
   130  interrupted (Ctrl-C)
-A command (`elastic run`) that fails: the code that its first failure ended with.";
+  1-125  of `elastic run`: the code of the process that failed first
+  127  of `elastic run`: a process could not be started
+  128+n  of `elastic run`: signal n killed the process that failed first, or ended `elastic run` itself (143: SIGTERM)";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {

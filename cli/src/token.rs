@@ -43,6 +43,10 @@ pub enum Act {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  elastic token create --role agent --ttl 90d --name nodes > agent.token
+  elastic token create --role viewer --name screen --json | jq -r .token")]
 pub struct Create {
     /// What it opens: agent, viewer, submitter or admin
     #[arg(long, value_parser = role)]
@@ -61,6 +65,7 @@ pub struct Create {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  elastic token list\n  elastic token list --json | jq -r '.[].name'")]
 pub struct List {
     /// One JSON array on stdout
     #[arg(long)]
@@ -70,6 +75,7 @@ pub struct List {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  elastic token revoke ci")]
 pub struct Revoke {
     /// Name of the token, as `elastic token list` shows it
     pub name: String,
