@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// All of them; `cargo xtask test --full` runs each once.
-pub const NAMES: [&str; 4] = ["stall", "torchrun", "step", "serve"];
+pub const NAMES: [&str; 6] = ["stall", "torchrun", "run", "step", "serve", "serve-text"];
 
 pub fn run(name: &str, args: &[&str]) -> Result<ExitCode> {
     if !NAMES.contains(&name) {
