@@ -39,24 +39,30 @@ const FAULTS: [(Fault, &str); 6] = [
 struct Script {
     file: &'static str,
     args: &'static [&'static str],
-    /// It says this when it is under way; None: the fault falls into its start.
-    under_way: Option<&'static str>,
+    /// It says this when it is under way, which is when a fault strikes.
+    under_way: &'static str,
     code: i32,
     last_words: &'static str,
 }
 
 const SCRIPTS: [Script; 4] = [
-    Script { file: "minimal.py", args: &["120", "0.1"], under_way: Some("step 10 of"), code: 0, last_words: "done on" },
-    Script { file: "loader.py", args: &["12", "0.1"], under_way: Some("epoch 0:"), code: 0, last_words: "epoch 11:" },
+    Script { file: "minimal.py", args: &["120", "0.1"], under_way: "step 10 of", code: 0, last_words: "done on" },
+    Script { file: "loader.py", args: &["12", "0.1"], under_way: "epoch 0:", code: 0, last_words: "epoch 11:" },
     Script {
         file: "resume.py",
         args: &["checkpoint.pt", "120", "0.1"],
-        under_way: Some("step 10 of"),
+        under_way: "step 10 of",
         code: 0,
         last_words: "done at step 120",
     },
-    // It fails at its sixth step wherever there is a rank 1, whatever happened before: with its own code and words.
-    Script { file: "record.py", args: &["7"], under_way: None, code: 7, last_words: "" },
+    // Its rank 1, where there is one, fails at step 60 of 100 in every generation: long after the fault, with its own code.
+    Script {
+        file: "record.py",
+        args: &["7", "60", "0.1"],
+        under_way: "step 10 of",
+        code: 7,
+        last_words: "step 90 of 100 on 1 processes",
+    },
 ];
 
 struct Running<'a> {
@@ -118,9 +124,8 @@ impl<'a> Running<'a> {
     /// Both processes are there, and what they do has begun.
     fn until_under_way(&self) {
         wait_for("two processes", 60, || (self.all_processes().len() == 2).then_some(()));
-        if let Some(words) = self.script.under_way {
-            wait_for(words, 120, || self.said().contains(words).then_some(()));
-        }
+        let words = self.script.under_way;
+        wait_for(words, 120, || self.said().contains(words).then_some(()));
     }
 
     fn node_of_rank_0(&self) -> String {
@@ -176,6 +181,7 @@ fn check(script: &Script, fault: Fault, python: &str) -> String {
     };
     running.until_under_way();
     let old = running.all_processes();
+    assert!(running.command.0.try_wait().expect("its state").is_none(), "{name}: it was over before the fault");
     running.strike(fault);
     let code = running.code();
     for pid in old {
