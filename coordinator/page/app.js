@@ -50,7 +50,7 @@ async function ask(path, signal) {
   const headers = token ? { Authorization: "Bearer " + token } : {};
   const answer = await fetch(path, { headers, signal, cache: "no-store" });
   if (answer.status === 401) throw Object.assign(new Error((await answer.json()).error), { wantsToken: true });
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || "HTTP " + answer.status);
+  if (!answer.ok) throw Object.assign(new Error((await answer.json().catch(() => ({}))).error || "HTTP " + answer.status), { told: true });
   return answer;
 }
 
@@ -223,7 +223,7 @@ function showJob(id) {
     put(places.members, members(data.job));
     put(places.views, views(diary));
     put(places.diary, entries(diary));
-    logs.ranks(data.job.members);
+    logs.know(data.job);
   });
 }
 
@@ -434,36 +434,54 @@ function logView(id) {
   const stay = h("input", { type: "checkbox", id: "stay", checked: true });
   const element = h("section", { class: "card" },
     h("div", { class: "tools" }, h("h2", {}, "Logs"), h("label", { for: "rank" }, "Rank", rank), h("label", { for: "stay" }, stay, "Follow")), lines);
-  let reading = new AbortController();
+  let reading = new AbortController(), isDone = false;
 
   function add(who, text, kind) {
     lines.append(h("span", { class: kind }, who ? h("b", {}, who + "  ") : null, text + "\n"));
     while (lines.childElementCount > LINES_MAX) lines.firstElementChild.remove();
   }
+  /** Comes back by itself until the job is over; after a break the lines begin anew with the end of what is there. */
   async function start() {
     reading.abort();
     reading = new AbortController();
-    const mine = reading, page = live;
-    page.signal.addEventListener("abort", () => mine.abort());
-    lines.replaceChildren();
+    isDone = false;
+    const mine = reading.signal, page = live;
+    page.signal.addEventListener("abort", () => reading.abort());
     const path = `/api/jobs/${encodeURIComponent(id)}/logs` + (rank.value ? "?rank=" + rank.value : "");
-    try {
-      await read(path, mine.signal, (kind, data) => {
-        if (kind === "lines") {
-          const who = data.rank == null ? `${data.node}/${data.slot}` : `rank ${data.rank}`;
-          data.lines.forEach((line) => add(who, line));
-        } else if (kind === "missing") add(null, (data.node ? data.node + ": " : "") + data.why, "missing");
-        if (stay.checked) lines.scrollTop = lines.scrollHeight;
-      });
-    } catch (error) {
-      if (!mine.signal.aborted && !error.wantsToken) add(null, "logs: " + error.message, "missing");
+    let isFresh = true;
+    lines.replaceChildren();
+    const follow = () => stay.checked && (lines.scrollTop = lines.scrollHeight);
+    for (let pause = 500; !mine.aborted && !isDone; pause = Math.min(pause * 2, 8000)) {
+      let why = "not reached: trying again";
+      try {
+        await read(path, mine, (kind, data) => {
+          if (kind === "open") return;
+          if (kind === "end") return isDone = true;
+          if (!isFresh) lines.replaceChildren();
+          isFresh = true;
+          pause = 500;
+          if (kind === "lines") {
+            const who = data.rank == null ? `${data.node}/${data.slot}` : `rank ${data.rank}`;
+            data.lines.forEach((line) => add(who, line));
+          } else if (kind === "missing") add(null, (data.node ? data.node + ": " : "") + data.why, "missing");
+          follow();
+        });
+      } catch (error) {
+        if (mine.aborted || error.wantsToken) return;
+        if (error.told) why = error.message + ": trying again";
+      }
+      if (mine.aborted || isDone) return;
+      if (isFresh) add(null, "logs: " + why, "missing");
+      isFresh = false;
+      follow();
+      await new Promise((then) => setTimeout(then, pause));
     }
   }
   rank.addEventListener("change", start);
   start();
   return {
     element,
-    ranks(members) {
+    know({ members }) {
       const known = new Set([...rank.options].map((option) => option.value));
       members.map((m) => m.rank).filter((r) => r != null && !known.has(String(r))).sort((a, b) => a - b)
         .forEach((r) => rank.append(h("option", { value: r }, String(r))));

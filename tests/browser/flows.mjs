@@ -1,7 +1,9 @@
 // Flows through the coordinator's page in a headless Chromium: node flows.mjs URL JOB [TOKEN]
 //
-// With a token only the way in is tried. Each flow fails with what it saw; screenshots go to ELASTIC_SHOTS, if set. ELASTIC_BROWSER is what `setup` printed.
+// With a token only the way in is tried, with ELASTIC_BREAK (a folder) only the break: files in it say when the coordinator
+// is to go and to come back. Each flow fails with what it saw; screenshots go to ELASTIC_SHOTS, if set. ELASTIC_BROWSER is what `setup` printed.
 import assert from "node:assert/strict";
+import { existsSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const browserDir = process.env.ELASTIC_BROWSER, shots = process.env.ELASTIC_SHOTS;
@@ -59,6 +61,47 @@ const wayIn = {
     await page.reload();
     await live(page);
     await close(page);
+  },
+};
+
+const breakDir = process.env.ELASTIC_BREAK;
+const say = (what) => writeFileSync(`${breakDir}/${what}`, "");
+const told = async (what) => { while (!existsSync(`${breakDir}/${what}`)) await new Promise((then) => setTimeout(then, 20)); };
+
+const aBreak = {
+  async "a coordinator that was away is told of, and logs and curves go on when it is back"() {
+    const training = await open({ viewport: { width: 1280, height: 900 } }, "/#/jobs/" + job);
+    const printing = await open({ viewport: { width: 1280, height: 900 } }, "/#/jobs/" + process.env.ELASTIC_PRINTER);
+    // The newest there is, if it is above another.
+    const line = (above) => {
+      const all = [...document.querySelectorAll(".logs span")].map((e) => +(/line (\d+)/.exec(e.textContent)?.[1] ?? 0));
+      return Math.max(0, ...all) > above ? Math.max(...all) : 0;
+    };
+    const step = (above) => {
+      const now = +(/step ([\d,]+):/.exec(document.querySelector(".curve p")?.textContent)?.[1].replaceAll(",", "") ?? 0);
+      return now > above ? now : 0;
+    };
+    const longer = { timeout: 60000 };
+    await training.waitForFunction(step, 0);
+    await printing.waitForFunction(line, 0);
+    say("ready");
+    for (const page of [training, printing]) {
+      await page.locator("#link[data-state=off]").waitFor();
+      await page.getByRole("log").getByText("trying again").first().waitFor();
+    }
+    const [lastStep, lastLine] = [await training.evaluate(step, 0), await printing.evaluate(line, 0)];
+    assert.ok(lastStep && lastLine, "what was shown stays while it is away");
+    await shot(printing, "away");
+    say("told");
+    await told("back");
+    for (const page of [training, printing]) await live(page);
+    await training.waitForFunction(step, lastStep, longer);
+    const first = await (await printing.waitForFunction(line, lastLine, longer)).jsonValue();
+    await printing.waitForFunction(line, first);
+    assert.equal(await printing.getByRole("log").getByText("trying again").count(), 0, "the lines are whole again");
+    for (const page of [training, printing]) page.wrong = page.wrong.filter((text) => !/Failed to load resource|ERR_/.test(text));
+    await close(training);
+    await close(printing);
   },
 };
 
@@ -164,7 +207,7 @@ const flows = {
 };
 
 const only = process.env.ELASTIC_FLOW;
-for (const [name, flow] of Object.entries(token ? wayIn : flows)) {
+for (const [name, flow] of Object.entries(token ? wayIn : breakDir ? aBreak : flows)) {
   if (only && !name.includes(only)) continue;
   const begun = Date.now();
   try {

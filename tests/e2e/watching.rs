@@ -192,6 +192,48 @@ fn the_page_works_in_a_browser_by_keyboard_on_narrow_screens_and_shows_texts_as_
     }
 }
 
+#[test]
+fn the_pages_logs_and_curves_go_on_after_a_coordinator_that_was_away() {
+    let browser = match made("tests/browser/setup") {
+        Ok(browser) => browser,
+        Err(why) => return skip("the_pages_logs_and_curves_go_on_after_a_coordinator_that_was_away", &why),
+    };
+    let mut cluster = Cluster::start(None, 1);
+    cluster.start_agent("printer", &[]);
+    let job = cluster.submit(&job_file("cnn"), &["--set", "train.epochs=3000", "--workers", "1"]);
+    cluster.until_active(&job, 1);
+    let count = "i=0; while :; do i=$((i+1)); echo \"line $i\"; sleep 0.1; done";
+    let mut command = Command::new(elastic());
+    command.args(["run", "--coordinator", &cluster.url(), "--detach", "--no-python", "sh", "-c", count]);
+    let printer = run(command.current_dir(&cluster.dir)).trim().to_string();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("http://127.0.0.1:{}", cluster.http);
+    let mut flows = Command::new("node");
+    flows.arg(repo().join("tests/browser/flows.mjs")).args([&url, &job]).stdin(Stdio::null());
+    flows.env("ELASTIC_BROWSER", &browser).env("ELASTIC_PRINTER", &printer).env("ELASTIC_BREAK", folder.path());
+    let log = std::fs::File::create(folder.path().join("log")).expect("a file");
+    let mut flows = Guarded(flows.stderr(log.try_clone().expect("a file")).stdout(log).spawn().expect("node starts"));
+    let said = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    let mut until = |what: &str| {
+        wait_for(what, 90, || {
+            let ended = flows.0.try_wait().expect("its state");
+            assert!(ended.is_none(), "{what}: {}", said());
+            folder.path().join(what).exists().then_some(())
+        });
+    };
+    until("ready");
+    cluster.kill_coordinator();
+    until("told");
+    cluster.start_coordinator();
+    std::fs::write(folder.path().join("back"), "").expect("a file");
+    let ended = wait_for("the end of the flow", 120, || flows.0.try_wait().expect("its state"));
+    print!("{}", said());
+    assert!(ended.success() && said().contains("passed: "), "{}", said());
+    for job in [job, printer] {
+        run(Command::new(elastic()).args(["cancel", &job, "--coordinator", &cluster.url()]));
+    }
+}
+
 /// A coordinator by itself that wants a token.
 fn guarded(dir: &Path, token: &str) -> (Guarded, u16) {
     let http = free_port();

@@ -138,12 +138,21 @@ pub(crate) fn job(board: &Arc<Board>, id: JobId) -> Response {
 /// What a job's workers print: the end of what is there, and then each line as it comes, until the job is over.
 pub(crate) async fn log_lines(service: &Service, id: JobId, rank: Option<Rank>) -> Result<Response, Refusal> {
     let status = service.status(id.clone()).await?;
-    let query = LogsQuery { job: id, rank, gen_: None, follow: true };
+    let query = LogsQuery { job: id.clone(), rank, gen_: None, follow: true };
     let pieces = logs::gather(service.clone(), query, status, Start::Last(LOG_TAIL_BYTES)).await?;
-    Ok(stream(|out| pass_on(pieces, out)))
+    let service = service.clone();
+    Ok(stream(|out| async move {
+        let last = pass_on(pieces, &out).await?;
+        // Logs also end when this coordinator does: then there is no end, and the reader comes back.
+        match service.status(id).await.is_ok_and(|job| job.state.is_over()) {
+            true => send(&out, "end", last + 1, "{}".into()).await,
+            false => Ok(()),
+        }
+    }))
 }
 
-async fn pass_on(mut pieces: Flow<LogPiece>, out: Out) -> Result<(), HungUp> {
+/// Gives the number of the last event.
+async fn pass_on(mut pieces: Flow<LogPiece>, out: &Out) -> Result<u64, HungUp> {
     // Whole lines: those of several workers would else run into each other.
     let mut begun: BTreeMap<(NodeId, u16, Option<Rank>), Vec<u8>> = BTreeMap::new();
     let mut id = 0;
@@ -158,15 +167,15 @@ async fn pass_on(mut pieces: Flow<LogPiece>, out: Out) -> Result<(), HungUp> {
                 let text = String::from_utf8_lossy(&whole);
                 let lines: Vec<&str> = text.lines().collect();
                 let data = json!({ "node": node, "slot": slot, "rank": rank, "lines": lines });
-                send(&out, "lines", id, data.to_string()).await?;
+                send(out, "lines", id, data.to_string()).await?;
             }
             Ok(LogPiece::Missing { node, why }) => {
-                send(&out, "missing", id, json!({ "node": node, "why": why }).to_string()).await?;
+                send(out, "missing", id, json!({ "node": node, "why": why }).to_string()).await?;
             }
-            Err(refusal) => send(&out, "missing", id, json!({ "why": refusal.to_string() }).to_string()).await?,
+            Err(refusal) => send(out, "missing", id, json!({ "why": refusal.to_string() }).to_string()).await?,
         }
     }
-    send(&out, "end", id + 1, "{}".into()).await
+    Ok(id)
 }
 
 /// Events that wait for a slow reader.
