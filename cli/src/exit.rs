@@ -41,7 +41,7 @@ Exit codes:
   4    the job was cancelled
   130  interrupted (Ctrl-C)
   1-125  of `elastic run`: the code of the process that failed first
-  127  of `elastic run`: a process could not be started
+  127    of `elastic run`: a process could not be started
   128+n  of `elastic run`: signal n killed the process that failed first, or ended `elastic run` itself (143: SIGTERM)";
 
 impl From<Exit> for ExitCode {
