@@ -32,7 +32,9 @@ Examples:
   curl localhost:8000/metrics
 
 MODELS is a bundle, or a directory of models: NAME/1, NAME/2, … are versions,
-and the newest answers; NAME/labels.json gives names to some ({\"stable\": 1}).
+and NAME/labels.json gives names to some ({\"live\": 1, \"canary\": 2}). Who names
+neither a version nor a label gets the version named live, where there is one,
+else the newest.
 New versions are loaded aside, answer when they are warm, and leave no gap.
 MODELS may be s3://bucket/prefix: what is served is copied here and followed
 (credentials: docs/storage.md).
@@ -90,7 +92,7 @@ pub struct Serve {
     /// Time of a request that asks for none of its own, in ms
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub timeout_ms: u64,
-    /// Newest versions of a model that answer; those with a label do besides
+    /// Newest versions of a model that are loaded; those with a label are besides
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub keep: u16,
     /// How often the directory or the bucket is looked at, in ms; 0 is only when a client asks for a load

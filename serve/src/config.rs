@@ -20,7 +20,7 @@ pub struct Config {
     pub policy: Policy,
     pub hands: Hands,
     pub text: text::Policy,
-    /// Newest versions of a model that answer; those with a label do so besides.
+    /// Newest versions of a model that are loaded; those with a label are besides.
     pub keep: usize,
     /// How often the directory is looked at; None: only when somebody asks for it.
     pub poll: Option<Duration>,

@@ -143,8 +143,8 @@ impl GrpcInferenceService for Service {
         let model_stats = match name.as_str() {
             "" => table.models.values().flat_map(|entry| entry.versions.values()).map(|l| write::stats(l)).collect(),
             name => match Which::parse(&version)? {
-                Which::Newest => {
-                    table.find(name, &Which::Newest)?;
+                Which::Default => {
+                    table.find(name, &Which::Default)?;
                     table.models[name].versions.values().map(|loaded| write::stats(loaded)).collect()
                 }
                 which => vec![write::stats(table.find(name, &which)?)],

@@ -17,7 +17,7 @@ use crate::server::raised;
 use crate::serving::{Entry, Left, Loaded, Table};
 use crate::state::{Shared, View};
 use machine::{Effect, Event, Load, Machine};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -77,6 +77,8 @@ pub(crate) struct Repository {
     loading: bool,
     done: mpsc::Sender<Done>,
     asked: Vec<(String, oneshot::Sender<Result<(), Refusal>>)>,
+    /// Labels that do not lead to their version, as they were last told.
+    amiss: BTreeSet<(String, String)>,
     view: View,
 }
 
@@ -100,6 +102,7 @@ pub(crate) async fn run(shared: Arc<Shared>, open: Open, inbox: Inbox, mut end: 
         loading: false,
         done,
         asked: Vec::new(),
+        amiss: BTreeSet::new(),
         view: View::default(),
     };
     let mirror = repository.shared.config.mirror.clone();
@@ -241,9 +244,23 @@ impl Repository {
         for (name, model) in shown {
             let live = |version: &u64| self.live.get(&(name.clone(), *version)).map(|l| (*version, l.clone()));
             let versions = model.versions.iter().filter_map(live).collect();
-            table.models.insert(name, Entry { versions, labels: model.labels, unready: model.unready });
+            let (labels, default, unready) = (model.labels, model.default, model.unready);
+            table.models.insert(name, Entry { versions, labels, default, unready });
+        }
+        let before = self.shared.serving.table();
+        for (name, entry) in &table.models {
+            if let Some(version) = entry.default
+                && before.models.get(name).and_then(|entry| entry.default) != Some(version)
+            {
+                info!(model = %name, version, "this version answers who names none");
+            }
         }
         self.shared.serving.replace(table);
+        let amiss = self.machine.labels_amiss();
+        for (model, why) in amiss.difference(&self.amiss) {
+            warn!(%model, %why, "a label does not lead to its version");
+        }
+        self.amiss = amiss;
     }
 
     /// One at a time: a load competes with requests for the processor.

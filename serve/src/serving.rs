@@ -171,16 +171,17 @@ impl Drop for Counted {
 /// Which version a request names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    Newest,
+    /// None: the one with the label `live` where the model has that, else the newest.
+    Default,
     Version(u64),
     Label(String),
 }
 
 impl Which {
-    /// A version in a path or message; empty is the newest.
+    /// A version in a path or message; empty names none.
     pub fn parse(text: &str) -> Result<Which, Refusal> {
         match text {
-            "" => Ok(Which::Newest),
+            "" => Ok(Which::Default),
             text => text
                 .parse()
                 .map(Which::Version)
@@ -194,8 +195,16 @@ impl Which {
 pub struct Entry {
     pub versions: BTreeMap<u64, Arc<Loaded>>,
     pub labels: BTreeMap<String, u64>,
-    /// What it would answer with if it were asked while nothing is loaded.
+    /// Which of them answers who names none.
+    pub default: Option<u64>,
+    /// What is answered where none does.
     pub unready: Option<String>,
+}
+
+impl Entry {
+    pub fn default_version(&self) -> Option<&Arc<Loaded>> {
+        self.versions.get(&self.default?)
+    }
 }
 
 #[derive(Clone, Default)]
@@ -213,7 +222,7 @@ impl Table {
             Refusal::Unready(format!("model '{name}' is not ready: {why}"))
         };
         match which {
-            Which::Newest => entry.versions.last_key_value().map(|(_, loaded)| loaded).ok_or_else(unready),
+            Which::Default => entry.default_version().ok_or_else(unready),
             _ if entry.versions.is_empty() => Err(unready()),
             Which::Version(version) => entry
                 .versions
@@ -269,9 +278,12 @@ mod tests {
         };
         let versions = [3, 12].map(|version| (version, load(version))).into();
         let labels = [("stable".to_string(), 3), ("next".to_string(), 13)].into();
-        let entry = Entry { versions, labels, unready: None };
+        let entry = Entry { versions, labels, default: Some(12), unready: None };
+        let rolled_back = Entry { default: Some(3), ..entry.clone() };
+        let loading = Entry { default: None, unready: Some("version 13 is being loaded".into()), ..entry.clone() };
         let empty = Entry { unready: Some("the bundle is damaged".into()), ..Entry::default() };
-        Table { models: [("m".to_string(), entry), ("bad".to_string(), empty)].into() }
+        let models = [("m", entry), ("back", rolled_back), ("soon", loading), ("bad", empty)];
+        Table { models: models.map(|(name, entry)| (name.to_string(), entry)).into() }
     }
 
     fn found(name: &str, which: Which) -> Result<u64, u16> {
@@ -279,19 +291,22 @@ mod tests {
     }
 
     #[test]
-    fn a_request_gets_the_newest_version_or_the_one_that_it_names() {
-        assert_eq!(found("m", Which::Newest), Ok(12));
+    fn a_request_gets_the_default_version_or_the_one_that_it_names() {
+        assert_eq!(found("m", Which::Default), Ok(12));
+        assert_eq!(found("back", Which::Default), Ok(3));
+        assert_eq!(found("back", Which::Version(12)), Ok(12));
         assert_eq!(found("m", Which::Version(3)), Ok(3));
         assert_eq!(found("m", Which::Label("stable".into())), Ok(3));
     }
 
     #[test]
     fn what_is_unknown_is_not_found_and_what_is_not_loaded_is_unready() {
-        assert_eq!(found("x", Which::Newest), Err(404));
+        assert_eq!(found("x", Which::Default), Err(404));
         assert_eq!(found("m", Which::Version(4)), Err(404));
         assert_eq!(found("m", Which::Label("x".into())), Err(404));
         assert_eq!(found("m", Which::Label("next".into())), Err(503));
-        assert_eq!(found("bad", Which::Newest), Err(503));
+        assert_eq!(found("bad", Which::Default), Err(503));
+        assert_eq!((found("soon", Which::Default), found("soon", Which::Version(12))), (Err(503), Ok(12)));
         assert_eq!(found("bad", Which::Version(1)), Err(503));
     }
 }

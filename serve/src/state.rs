@@ -81,7 +81,7 @@ impl Shared {
             let away = self.config.mirror.as_ref().and_then(|mirror| mirror.status().away);
             return Err(away.unwrap_or_else(|| "models are being loaded".into()));
         }
-        match self.serving.table().models.values().any(|entry| !entry.versions.is_empty()) {
+        match self.serving.table().models.values().any(|entry| entry.default_version().is_some()) {
             true => Ok(()),
             false => Err("no model is loaded".into()),
         }

@@ -2,7 +2,7 @@
 //! the documentation and the examples are what the code says.
 
 use elastic_spec::job::{Mistake, ParseContext};
-use elastic_spec::pipeline::{Column, Parsed, Source, parse, reference_markdown};
+use elastic_spec::pipeline::{Column, LIVE_LABEL, Parsed, Source, parse, reference_markdown};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,10 @@ fn defaults_are_filled_in_and_paths_start_at_the_files_folder() {
     assert_eq!((spec.name.as_str(), spec.train.job.as_str()), ("digits", "/p/digits/job.toml"));
     assert_eq!((spec.ingest.evaluation, spec.check.requests, spec.export.formats.len()), (0.2, 16, 0));
     let push = spec.push.expect("it is asked");
-    assert_eq!((push.registry.as_str(), push.model.as_str(), push.label.as_str()), ("s3://models/a", "digits", "live"));
+    assert_eq!(
+        (push.registry.as_str(), push.model.as_str(), push.label.as_str()),
+        ("s3://models/a", "digits", LIVE_LABEL)
+    );
     assert_eq!((spec.store.workspace.as_str(), spec.store.blobs), ("/p/digits/.pipeline", None));
     assert_eq!(spec.evaluate.thresholds[0].measure.to_string(), "recall of class 7 where writer=3");
     assert_eq!(parsed(VALID, &["push.label=canary"]).spec.push.map(|push| push.label), Some("canary".to_string()));

@@ -81,7 +81,7 @@ fn find(shared: &Shared, named: &str) -> Result<Arc<Loaded>, Wrong> {
         Some((name, which)) if !table.models.contains_key(named) => {
             (name, which.parse().map_or_else(|_| Which::Label(which.into()), Which::Version))
         }
-        _ => (named, Which::Newest),
+        _ => (named, Which::Default),
     };
     table.find(name, &which).cloned().map_err(|refusal| {
         let code = matches!(refusal, Refusal::NotFound(_)).then_some("model_not_found");
@@ -325,14 +325,17 @@ mod tests {
             let model = echo(2, &Held::new());
             Arc::new(Loaded::start(name, version, model, Default::default(), hands, None).unwrap())
         };
-        let entry = |name: &str| {
+        let entry = |name: &str, default| {
             let versions = [3, 12].map(|version| (version, load(name, version))).into();
-            Entry { versions, labels: [("stable".to_string(), 3)].into(), unready: None }
+            Entry { versions, labels: [("stable".to_string(), 3)].into(), default: Some(default), unready: None }
         };
-        let models = ["m", "a:b"].map(|name| (name.to_string(), entry(name))).into();
+        let models = [("m", 12), ("a:b", 12), ("back", 3)];
+        let models = models.map(|(name, default)| (name.to_string(), entry(name, default))).into();
         shared.serving.replace(Table { models });
         let found = |name: &str| find(&shared, name).map(|loaded| (loaded.name.to_string(), loaded.version));
         assert_eq!(found("m").unwrap(), ("m".into(), 12));
+        assert_eq!(found("back").unwrap(), ("back".into(), 3));
+        assert_eq!(found("back:12").unwrap(), ("back".into(), 12));
         assert_eq!(found("m:3").unwrap(), ("m".into(), 3));
         assert_eq!(found("m:stable").unwrap(), ("m".into(), 3));
         assert_eq!(found("a:b").unwrap(), ("a:b".into(), 12));

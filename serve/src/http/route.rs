@@ -121,7 +121,7 @@ fn find(path: &str) -> Result<Option<Route>, Refusal> {
         ["v2", "models", name, rest @ ..] => {
             let (which, rest) = match rest {
                 ["versions", version, rest @ ..] => (Which::parse(&decoded(version)?)?, rest),
-                rest => (Which::Newest, rest),
+                rest => (Which::Default, rest),
             };
             let name = decoded(name)?;
             match rest {
@@ -165,7 +165,7 @@ fn v1(parts: &[&str]) -> Result<Option<Route>, Refusal> {
     let mut parts = parts.to_vec();
     *parts.last_mut().expect("not empty, as seen above") = last;
     let (name, which) = match parts.as_slice() {
-        [name] => (name, Which::Newest),
+        [name] => (name, Which::Default),
         [name, word, version] if is(word, "versions") => (name, Which::parse(&decoded(version)?)?),
         [name, word, label] if is(word, "labels") => (name, Which::Label(decoded(label)?)),
         _ => return Ok(None),
@@ -232,11 +232,11 @@ mod tests {
     fn the_paths_of_the_open_inference_protocol() {
         assert_eq!(get("/v2"), Ok(Route::Server));
         assert_eq!(get("/v2/health/ready"), Ok(Route::Ready));
-        assert_eq!(get("/v2/models/m"), Ok(Route::Model(m(), Which::Newest)));
+        assert_eq!(get("/v2/models/m"), Ok(Route::Model(m(), Which::Default)));
         assert_eq!(get("/v2/models/m/versions/3/ready"), Ok(Route::ModelReady(m(), Which::Version(3))));
-        assert_eq!(post("/v2/models/m/infer"), Ok(Route::Infer(m(), Which::Newest)));
+        assert_eq!(post("/v2/models/m/infer"), Ok(Route::Infer(m(), Which::Default)));
         assert_eq!(post("/v2/models/a%20b/versions/3/infer"), Ok(Route::Infer("a b".into(), Which::Version(3))));
-        assert_eq!(post("/v2/models/m/generate"), Ok(Route::Generate(m(), Which::Newest)));
+        assert_eq!(post("/v2/models/m/generate"), Ok(Route::Generate(m(), Which::Default)));
         let stream = Route::GenerateStream(m(), Which::Version(3));
         assert_eq!(post("/v2/models/m/versions/3/generate_stream"), Ok(stream));
         assert_eq!(get("/v2/models/stats"), Ok(Route::Stats(None)));
@@ -246,9 +246,9 @@ mod tests {
     #[test]
     fn the_paths_of_tensorflow_serving() {
         assert_eq!(get("/v1/models"), Ok(Route::V1Models));
-        assert_eq!(get("/v1/models/m"), Ok(Route::V1Model(m(), Which::Newest)));
+        assert_eq!(get("/v1/models/m"), Ok(Route::V1Model(m(), Which::Default)));
         assert_eq!(get("/V1/Models/m/Versions/2/METADATA"), Ok(Route::V1Metadata(m(), Which::Version(2))));
-        assert_eq!(post("/v1/models/m:predict"), Ok(Route::V1Call(m(), Which::Newest, Call::Predict)));
+        assert_eq!(post("/v1/models/m:predict"), Ok(Route::V1Call(m(), Which::Default, Call::Predict)));
         let labelled = Route::V1Call(m(), Which::Label("stable".into()), Call::Classify);
         assert_eq!(post("/v1/models/m/labels/stable:classify"), Ok(labelled));
         assert_eq!(post("/v1/models/m/versions/1/labels/x:predict"), Err(404));

@@ -37,7 +37,7 @@ pub fn models(table: &Table) -> Value {
 }
 
 fn open_ai_card(name: &str, entry: &Entry) -> Value {
-    let created = entry.versions.last_key_value().map_or(0, |(_, loaded)| loaded.face().created_s);
+    let created = entry.default_version().map_or(0, |loaded| loaded.face().created_s);
     json!({ "id": name, "object": "model", "created": created, "owned_by": "elastic" })
 }
 
@@ -50,7 +50,7 @@ pub fn model(shared: &Shared, name: &str, which: &Which) -> Result<Answer, Refus
     let mut card = open_ai_card(name, entry);
     let status = |version: &str, state: &str, code: &str, message: &str| json!({ "version": version, "state": state, "status": { "error_code": code, "error_message": message } });
     let one = match which {
-        Which::Newest => None,
+        Which::Default => None,
         which => Some(table.find(name, which)?.version),
     };
     let rows = shared.index().into_iter().filter(|row| row.name == name && !row.version.is_empty());
@@ -64,7 +64,7 @@ pub fn model(shared: &Shared, name: &str, which: &Which) -> Result<Answer, Refus
         .collect();
     card["model_version_status"] = Value::from(states);
     card["name"] = json!(name);
-    card["ready"] = json!(!entry.versions.is_empty());
+    card["ready"] = json!(entry.default_version().is_some());
     Ok(answer::value(&card))
 }
 
@@ -101,7 +101,7 @@ fn find(shared: &Shared, name: &str, which: &Which) -> Result<Arc<Loaded>, Refus
         Refusal::NotFound(_) => {
             let name = quote(name);
             Refusal::NotFound(match which {
-                Which::Newest => format!("Servable not found for request: Latest({name})"),
+                Which::Default => format!("Servable not found for request: Latest({name})"),
                 Which::Version(version) => format!("Servable not found for request: Specific({name}, {version})"),
                 Which::Label(label) => {
                     let label = quote(label);

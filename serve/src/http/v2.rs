@@ -48,7 +48,7 @@ pub fn metadata(shared: &Shared, name: &str, which: &Which) -> Result<Answer, Re
         "platform": PLATFORM,
         "inputs": [port(&face.input())],
         "outputs": face.outputs().iter().map(port).collect::<Vec<_>>(),
-        "parameters": { "content_sha256": face.content },
+        "parameters": { "content_sha256": face.content, "version": loaded.version.to_string() },
     })))
 }
 
@@ -94,7 +94,7 @@ fn config_type(port: &Port) -> &'static str {
 pub fn stats(table: &Table, of: Option<(&str, &Which)>) -> Value {
     let wanted = |loaded: &&Arc<Loaded>| match of {
         None => true,
-        Some((name, Which::Newest)) => loaded.name.as_ref() == name,
+        Some((name, Which::Default)) => loaded.name.as_ref() == name,
         Some((name, which)) => table.find(name, which).is_ok_and(|found| Arc::ptr_eq(found, loaded)),
     };
     let all = table.models.values().flat_map(|entry| entry.versions.values());

@@ -1,11 +1,15 @@
 //! Decides what is loaded, what answers, and when the old version goes: a function of (state, event, now).
 //!
 //! Of each model the newest versions and those with a label are wanted. A wanted version is loaded aside; until every
-//! wanted one answers, those that answered before go on. A load that came to nothing is tried again after 1 s, 2 s, …
-//! 60 s, and at once when the files change. Files that vanish with their whole model take it out; a model whose
-//! directory is there but holds nothing whole (somebody copies) keeps what it has.
+//! wanted one answers, those that answered before go on. Who names none gets the version with the label `live` where the
+//! model has that, else the newest; while the labelled one does not answer, who did goes on.
+//!
+//! A load that came to nothing is tried again after 1 s, 2 s, … 60 s, and at once when the files change. Files that vanish
+//! with their whole model take it out; a model whose directory is there but holds nothing whole (somebody copies) keeps
+//! what it has.
 
 use crate::state::IndexRow;
+use elastic_spec::pipeline::LIVE_LABEL;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -61,7 +65,9 @@ pub enum Effect {
 pub struct Shown {
     pub versions: BTreeSet<u64>,
     pub labels: BTreeMap<String, u64>,
-    /// Why nothing does.
+    /// Which of them answers who names none.
+    pub default: Option<u64>,
+    /// Why none does.
     pub unready: Option<String>,
 }
 
@@ -163,18 +169,18 @@ impl Machine {
     /// What is to be loaded now, and what answers now.
     fn settle(&mut self, now_ms: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let before = std::mem::take(&mut self.shown);
         for (name, model) in &mut self.models {
             let loads = model.loads(self.keep, now_ms).into_iter();
             effects.extend(loads.map(|(version, found)| {
                 let FoundVersion { dir, mark } = found;
                 Effect::Load(Load { name: name.clone(), version, dir, mark })
             }));
-            model.retire(self.keep);
+            model.retire(self.keep, before.get(name).and_then(|shown| shown.default));
         }
-        let before = std::mem::take(&mut self.shown);
         let shown = |(name, model): (&String, &Model)| {
-            let labels = before.get(name).map(|shown| shown.labels.clone()).unwrap_or_default();
-            (name.clone(), model.shown(labels))
+            let before = before.get(name).cloned().unwrap_or_default();
+            (name.clone(), model.shown(&before))
         };
         self.shown = self.models.iter().map(shown).collect();
         // A version that was written anew changes nothing that can be compared: its load says it.
@@ -217,6 +223,15 @@ impl Machine {
         }
     }
 
+    /// Labels that do not lead to their version, by model, and what answers meanwhile.
+    pub fn labels_amiss(&self) -> BTreeSet<(String, String)> {
+        let of = |(name, model): (&String, &Model)| {
+            let amiss = self.shown.get(name).map(|shown| model.labels_amiss(shown)).unwrap_or_default();
+            amiss.into_iter().map(|why| (name.clone(), why)).collect::<Vec<_>>()
+        };
+        self.models.iter().flat_map(of).collect()
+    }
+
     pub fn index(&self) -> Vec<IndexRow> {
         let mut rows = Vec::new();
         for (name, model) in &self.models {
@@ -233,7 +248,8 @@ impl Machine {
             if model.versions.is_empty() {
                 rows.push(row(String::new(), "UNAVAILABLE", model.why_nothing()));
             }
-            if let Some(why) = &model.bad_labels {
+            let amiss = self.shown.get(name).map(|shown| model.labels_amiss(shown)).unwrap_or_default();
+            for why in model.bad_labels.iter().chain(&amiss) {
                 rows.push(row(String::new(), "UNAVAILABLE", why.clone()));
             }
         }
@@ -276,27 +292,75 @@ impl Model {
         loads
     }
 
-    /// What is not wanted goes once all that is wanted answers.
-    fn retire(&mut self, keep: usize) {
+    /// What is not wanted goes once all that is wanted answers. `default`: what answered who names none.
+    fn retire(&mut self, keep: usize, default: Option<u64>) {
         let wanted = self.wanted(keep);
-        let all_answer = wanted.iter().all(|number| self.versions.get(number).is_some_and(|v| v.live.is_some()));
+        let answers = |number: &u64| self.versions.get(number).is_some_and(|v| v.live.is_some());
+        let all_answer = wanted.iter().all(answers);
+        // A label that leads nowhere is somebody's mistake: who answered for it stays.
+        let leads_nowhere = !self.is_off && self.labels.get(LIVE_LABEL).is_some_and(|labelled| !answers(labelled));
+        let stays = default.filter(|old| leads_nowhere && self.found.contains_key(old));
         let is_kept = |number: &u64, version: &Version| {
-            wanted.contains(number) || (version.live.is_some() && !all_answer && !self.is_off)
+            let goes_on = version.live.is_some() && !all_answer && !self.is_off;
+            wanted.contains(number) || goes_on || stays == Some(*number)
         };
         self.versions.retain(|number, version| is_kept(number, version));
     }
 
     /// A label goes on to its new version when that answers, and stays at the old one until then.
-    fn shown(&self, before: BTreeMap<String, u64>) -> Shown {
+    fn shown(&self, before: &Shown) -> Shown {
         let live = |number: &u64| self.versions.get(number).is_some_and(|version| version.live.is_some());
         let versions: BTreeSet<u64> = self.versions.keys().copied().filter(live).collect();
         let target = |(label, wanted): (&String, &u64)| {
-            let old = before.get(label).filter(|old| live(old) && !live(wanted));
+            let old = before.labels.get(label).filter(|old| live(old) && !live(wanted));
             (label.clone(), *old.unwrap_or(wanted))
         };
-        let labels = self.labels.iter().map(target).collect();
-        let unready = versions.is_empty().then(|| self.why_nothing());
-        Shown { versions, labels, unready }
+        let labels: BTreeMap<String, u64> = self.labels.iter().map(target).collect();
+        let newest = versions.last().copied();
+        let default = match labels.get(LIVE_LABEL) {
+            None => newest,
+            Some(labelled) if live(labelled) => Some(*labelled),
+            Some(labelled) => match before.default.filter(live) {
+                Some(old) => Some(old),
+                // At the start another one is not quickly taken for it.
+                None if self.is_first_load(*labelled) => None,
+                None => newest,
+            },
+        };
+        let unready = default.is_none().then(|| match labels.get(LIVE_LABEL) {
+            Some(labelled) if newest.is_some() => format!("version {labelled}, named '{LIVE_LABEL}', is being loaded"),
+            _ => self.why_nothing(),
+        });
+        Shown { versions, labels, default, unready }
+    }
+
+    fn is_first_load(&self, number: u64) -> bool {
+        let attempt = self.versions.get(&number).and_then(|version| version.attempt.as_ref());
+        matches!(attempt, Some(Attempt { failures: 0, stage: Stage::Loading, .. }))
+    }
+
+    /// Labels whose version is not there or cannot be loaded, and what answers meanwhile.
+    fn labels_amiss(&self, shown: &Shown) -> Vec<String> {
+        let mut amiss = Vec::new();
+        for (label, wanted) in self.labels.iter().filter(|(_, wanted)| !self.is_off && !shown.versions.contains(wanted))
+        {
+            let what = match self.versions.get(wanted) {
+                None => "is not there",
+                // Also while it is tried again.
+                Some(version) if version.attempt.as_ref().is_some_and(|attempt| attempt.failures > 0) => {
+                    "cannot be loaded"
+                }
+                Some(_) => continue,
+            };
+            let named = shown.labels.get(label).filter(|other| shown.versions.contains(other));
+            let meanwhile = match (named, shown.default.filter(|_| label == LIVE_LABEL)) {
+                (Some(other), _) => format!("version {other} goes on answering"),
+                (None, Some(other)) => format!("version {other} answers who names none"),
+                (None, None) => "nothing answers to it".into(),
+            };
+            amiss.push(format!("label '{label}' names version {wanted}, which {what}; {meanwhile}"));
+        }
+        amiss
     }
 
     fn why_nothing(&self) -> String {

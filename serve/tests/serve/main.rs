@@ -8,6 +8,7 @@ mod up;
 mod bad_grpc;
 mod bad_rest;
 mod clients;
+mod default;
 mod live;
 mod rest;
 mod scribe;

@@ -176,7 +176,7 @@ fn who_stops_to_read_a_stream_keeps_neither_its_version_nor_the_drain() {
     let cancelled = "nv_inference_request_failure{model=\"text\",version=\"1\",reason=\"CANCELED\"} 2";
     until("both are given up", || up.client().get("/metrics").text().contains(cancelled));
     until("nobody is seated", || figure(&up, "elastic_serve_text_running") == 0);
-    let old = Arc::downgrade(&up.shared.find("text", &Which::Newest).unwrap());
+    let old = Arc::downgrade(&up.shared.find("text", &Which::Default).unwrap());
     put(&dir.path().join("text/2"), &writer(CONTEXT, 2));
     until("the old version is gone", || old.upgrade().is_none());
     assert!(up.ended(), "nobody is left to wait for");

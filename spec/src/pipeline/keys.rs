@@ -125,7 +125,7 @@ const KEYS: &[Key] = &[
     // push
     plain("push", "registry", Kind::Address, Required, "", "Where models are published, as `MODEL/VERSION/`: what `elastic serve` serves."),
     plain("push", "model", Kind::Text, Rule("`name`"), "", "What the model is called there."),
-    plain("push", "label", Kind::Text, Is("\"live\""), "", "The label that is moved to the new version."),
+    plain("push", "label", Kind::Text, Is("\"live\""), "", "The label that is moved to the new version. Where a model has the label `live`, `elastic serve` answers with its version who names none."),
     plain("push", "retries", RETRIES, Is("2"), "tries", RETRIES_DOC),
     plain("push", "backoff", BACKOFF, Is("1.0"), "s", BACKOFF_DOC),
     plain("push", "timeout", TIMEOUT, Is("0"), "s", "Longest time of one try, looked at between its steps. 0: no limit."),

@@ -15,6 +15,10 @@ use crate::job::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// The label of the version that a server answers with who names neither a version nor a label; a push moves it unless
+/// it is asked for another.
+pub const LIVE_LABEL: &str = "live";
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PipelineSpec {
     pub name: String,

@@ -72,6 +72,17 @@ impl World {
         self.machine.shown().remove("m").map(|shown| shown.versions.into_iter().collect()).unwrap_or_default()
     }
 
+    /// The version that answers who names none, or why none does.
+    fn default(&self) -> Result<u64, String> {
+        let shown = self.machine.shown().remove("m").unwrap_or_default();
+        shown.default.ok_or_else(|| shown.unready.expect("there is a reason"))
+    }
+
+    /// What is told of labels.
+    fn told(&self) -> Vec<String> {
+        self.machine.labels_amiss().into_iter().map(|(_, why)| why).collect()
+    }
+
     fn label(&self, label: &str) -> u64 {
         self.machine.shown()["m"].labels[label]
     }
@@ -161,6 +172,73 @@ fn a_label_goes_on_when_its_new_version_answers() {
 }
 
 #[test]
+fn who_names_none_gets_the_newest_and_with_a_label_live_that_version() {
+    let world = World::new(1).files(&[(1, 0), (2, 0)]).finish();
+    assert_eq!(world.default(), Ok(2));
+    // Another label changes nothing.
+    let world = world.labels(&[("canary", 1)]).finish();
+    assert_eq!(world.default(), Ok(2));
+    // The labelled version is loaded aside; the newest answers until it does.
+    let world = World::new(1).files(&[(1, 0), (2, 0)]).finish().labels(&[("live", 1)]);
+    assert_eq!((world.default(), world.loads()), (Ok(2), vec![1]));
+    let world = world.finish();
+    assert_eq!((world.default(), world.answering()), (Ok(1), vec![1, 2]));
+    // A newer version is loaded, and answers who names it.
+    let world = world.files(&[(1, 0), (2, 0), (3, 0)]).finish();
+    assert_eq!((world.default(), world.answering()), (Ok(1), vec![1, 3]));
+    let world = world.labels(&[("live", 3)]);
+    assert_eq!((world.default(), world.answering()), (Ok(3), vec![3]));
+    let world = world.labels(&[("live", 2)]);
+    assert_eq!(world.default(), Ok(3));
+    let world = world.finish();
+    assert_eq!((world.default(), world.told()), (Ok(2), vec![]));
+    // Without the label the newest is the default again.
+    assert_eq!(world.labels(&[]).default(), Ok(3));
+}
+
+#[test]
+fn at_the_start_nobody_answers_for_the_labelled_version_before_it_was_tried() {
+    let world = World::new(3).files(&[(1, 0), (2, 0), (3, 0)]).labels(&[("live", 2)]);
+    let mut world = world;
+    let others = std::mem::take(&mut world.loading);
+    let (labelled, others): (Vec<Load>, Vec<Load>) = others.into_iter().partition(|load| load.version == 2);
+    others.into_iter().for_each(|load| world.event(Event::Loaded(load)));
+    assert_eq!(world.answering(), [1, 3]);
+    assert_eq!(world.default(), Err("version 2, named 'live', is being loaded".into()));
+    world.loading = labelled;
+    let world = world.fail("damaged");
+    assert_eq!(world.default(), Ok(3), "what is loaded answers");
+    assert_eq!(
+        world.told(),
+        ["label 'live' names version 2, which cannot be loaded; version 3 answers who names none"]
+    );
+    assert!(world.machine.index().iter().any(|row| row.reason.starts_with("label 'live' names version 2")));
+    let world = world.wait(1_000);
+    assert_eq!((world.default(), world.loads()), (Ok(3), vec![2]), "also while it is tried again");
+    assert_eq!(world.finish().default(), Ok(2));
+}
+
+#[test]
+fn a_label_on_a_version_that_is_damaged_or_gone_leaves_who_answers_and_this_is_told() {
+    let world = World::new(1).files(&[(1, 0), (2, 0)]).labels(&[("live", 2)]).finish();
+    let world = world.labels(&[("live", 1)]).fail("damaged");
+    assert_eq!((world.default(), world.label("live")), (Ok(2), 2));
+    assert_eq!(world.told(), ["label 'live' names version 1, which cannot be loaded; version 2 goes on answering"]);
+    let world = world.labels(&[("live", 7), ("canary", 8)]);
+    assert_eq!((world.default(), world.label("live")), (Ok(2), 2));
+    let told = [
+        "label 'canary' names version 8, which is not there; nothing answers to it",
+        "label 'live' names version 7, which is not there; version 2 goes on answering",
+    ];
+    assert_eq!(world.told(), told);
+    // Version 2 goes when another has come: the newest is left.
+    let world = world.files(&[(3, 0)]).finish();
+    assert_eq!((world.default(), world.answering()), (Ok(3), vec![3]));
+    let told = "label 'live' names version 7, which is not there; version 3 answers who names none";
+    assert_eq!(world.told()[1], told);
+}
+
+#[test]
 fn labels_that_cannot_be_read_stay_as_they_were() {
     let mut world = World::new(1).files(&[(1, 0), (2, 0)]).labels(&[("stable", 1)]).finish();
     world.labels = Err("labels.json: no JSON".into());
@@ -191,7 +269,7 @@ fn an_unloaded_model_stays_away_until_it_is_wanted() {
 #[derive(Clone, Debug)]
 enum Act {
     Files(Vec<(u64, u64)>),
-    Label(u64),
+    Label(&'static str, u64),
     Finish,
     Fail,
     Wait(u64),
@@ -202,7 +280,7 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         prop::collection::vec((0u64..4, 0u64..3), 0..4).prop_map(Act::Files),
-        (0u64..4).prop_map(Act::Label),
+        (prop_oneof![Just("live"), Just("x")], 0u64..4).prop_map(|(label, version)| Act::Label(label, version)),
         Just(Act::Finish),
         Just(Act::Fail),
         (0u64..90_000).prop_map(Act::Wait),
@@ -219,10 +297,10 @@ proptest! {
         let mut world = World::new(keep);
         let mut off = false;
         for act in acts {
-            let answered = !world.answering().is_empty();
+            let (answered, had) = (!world.answering().is_empty(), world.default().is_ok());
             world = match act {
                 Act::Files(files) => world.files(&files),
-                Act::Label(version) => world.labels(&[("x", version)]),
+                Act::Label(label, version) => world.labels(&[(label, version)]),
                 Act::Finish => world.finish(),
                 Act::Fail if !world.loading.is_empty() => world.fail("no"),
                 Act::Fail => world,
@@ -233,12 +311,21 @@ proptest! {
             // An order for a model that was never seen counts for nothing.
             off &= world.machine.knows("m") && world.machine.models["m"].is_off;
             prop_assert!(!answered || off || !world.answering().is_empty());
+            prop_assert!(!had || off || world.default().is_ok(), "who names none is answered on");
         }
         world.event(Event::On("m".into()));
         let world = world.look().finish().wait(60_000).finish();
         prop_assert!(world.machine.has_settled());
         let Some(model) = world.machine.models.get("m") else { return Ok(()) };
-        let wanted: Vec<u64> = model.wanted(keep).into_iter().collect();
-        prop_assert_eq!(world.answering(), wanted);
+        let (mut wanted, default) = (model.wanted(keep), world.default().ok());
+        match model.labels.get("live") {
+            // It leads nowhere: who answered for it may be one that is not wanted else.
+            Some(labelled) if !wanted.contains(labelled) => {
+                prop_assert_eq!(default.is_some(), !wanted.is_empty());
+                wanted.extend(default);
+            }
+            labelled => prop_assert_eq!(default, labelled.or(wanted.last()).copied()),
+        }
+        prop_assert_eq!(world.answering(), wanted.into_iter().collect::<Vec<_>>());
     }
 }
