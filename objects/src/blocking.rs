@@ -59,6 +59,11 @@ impl Store {
         wait(async move { store.put_new(&name, bytes).await })
     }
 
+    pub fn put_over(&self, name: &str, bytes: impl Into<Bytes>, etag: Option<String>) -> Result<bool> {
+        let (store, name, bytes) = (self.0.clone(), name.to_string(), bytes.into());
+        wait(async move { store.put_over(&name, bytes, etag).await })
+    }
+
     pub fn put_file(&self, name: &str, path: &Path) -> Result<u64> {
         let (store, name, path) = (self.0.clone(), name.to_string(), path.to_path_buf());
         wait(async move { store.put_file(&name, &path).await })

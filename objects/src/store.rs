@@ -14,7 +14,7 @@ use object_store::aws::AmazonS3;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use sha2::Digest as _;
 use std::fmt;
 use std::future::Future;
@@ -128,21 +128,38 @@ impl Store {
     /// If an answer is lost on the way, the object is read to see whose it is. So two callers that send the very same
     /// bytes may both be told true: whoever takes a name for himself must put his own mark into the bytes.
     pub async fn put_new(&self, name: &str, bytes: impl Into<Bytes>) -> Result<bool> {
-        let (key, bytes) = (self.key(name)?, bytes.into());
+        self.put_if(name, bytes.into(), PutMode::Create).await
+    }
+
+    /// Replaces the object that has this `etag` (of [`Store::head`]; None: there is none). False: it is another by now.
+    ///
+    /// If an answer is lost on the way, the object is read, as in [`Store::put_new`]. Not in a folder, whose processes
+    /// have locks.
+    pub async fn put_over(&self, name: &str, bytes: impl Into<Bytes>, etag: Option<String>) -> Result<bool> {
+        let mode = match etag {
+            None => PutMode::Create,
+            etag => PutMode::Update(UpdateVersion { e_tag: etag, version: None }),
+        };
+        self.put_if(name, bytes.into(), mode).await
+    }
+
+    async fn put_if(&self, name: &str, bytes: Bytes, mode: PutMode) -> Result<bool> {
+        let key = self.key(name)?;
         if bytes.len() as u64 > PUT_NEW_BYTES_MAX {
             let (bytes, limit) = (bytes.len() as u64, PUT_NEW_BYTES_MAX);
             return Err(Error::TooLarge { place: self.place(name), bytes, limit });
         }
         let (mut tries, mut is_doubtful) = (self.tries(), false);
         loop {
-            let options = PutOptions::from(PutMode::Create);
+            let options = PutOptions::from(mode.clone());
             match tries.once(self.backend.get().put_opts(&key, bytes.clone().into(), options)).await {
                 Ok(_) => return Ok(true),
-                Err(Meaning::Exists) if !is_doubtful => return Ok(false),
-                Err(Meaning::Exists) => {
+                // One that is gone is another, too.
+                Err(Meaning::Exists | Meaning::Replaced | Meaning::NotFound) if !is_doubtful => return Ok(false),
+                Err(Meaning::Exists | Meaning::Replaced | Meaning::NotFound) => {
                     let there = self.get(name, PUT_NEW_BYTES_MAX).await;
                     return match there {
-                        Err(Error::TooLarge { .. }) => Ok(false),
+                        Err(Error::TooLarge { .. } | Error::NotFound { .. }) => Ok(false),
                         there => Ok(there? == bytes),
                     };
                 }

@@ -23,6 +23,11 @@ const LABELS: &str = "labels.json";
 const OBJECTS_MAX: usize = 100_000;
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 const FILE_BYTES_MAX: u64 = 64 << 30;
+/// Tries of one that finds its model's labels moved by others each time.
+const MOVES_MAX: usize = 20;
+
+/// Versions by label.
+pub type Labels = BTreeMap<String, u64>;
 
 /// What a version is, as far as it is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,14 +146,20 @@ impl Registry {
         Ok(claim.map(|claim| claim.content_sha256))
     }
 
-    pub fn labels(&self, model: &str) -> Result<BTreeMap<String, u64>> {
+    pub fn labels(&self, model: &str) -> Result<Labels> {
+        Ok(self.labels_as_they_are(model)?.0)
+    }
+
+    /// With what changes when they do; None: there are none.
+    fn labels_as_they_are(&self, model: &str) -> Result<(Labels, Option<String>)> {
         let name = format!("{model}/{LABELS}");
-        if self.store.head(&name).with_context(|| format!("look for {}", self.store.place(&name)))?.is_none() {
-            return Ok(BTreeMap::new());
-        }
+        let found = self.store.head(&name).with_context(|| format!("look for {}", self.store.place(&name)))?;
+        let Some(found) = found else { return Ok((BTreeMap::new(), None)) };
         let reading = || format!("read {}", self.store.place(&name));
+        // Read after its mark: what is newer than that is not replaced.
         let bytes = self.store.get(&name, SMALL_BYTES_MAX).with_context(reading)?;
-        serde_json::from_slice(&bytes).context("expected {\"label\": version}").with_context(reading)
+        let labels = serde_json::from_slice(&bytes).context("expected {\"label\": version}").with_context(reading)?;
+        Ok((labels, found.etag))
     }
 
     pub fn baseline(&self, model: &str, label: &str, candidate: &str) -> Result<Option<Baseline>> {
@@ -214,30 +225,24 @@ impl Registry {
 
     /// Moves a label to a version, which must be published.
     pub fn label(&self, model: &str, label: &str, version: u64) -> Result<Moved> {
-        let _lock = self.lock(model)?;
-        self.check_published(model, version)?;
-        self.move_label(model, label, version)
+        self.move_label(model, label, |_| Ok(version))
     }
 
     /// Moves a label back: to `version`, or to the highest one below where it is.
     pub fn rollback(&self, model: &str, label: &str, version: Option<u64>) -> Result<Moved> {
-        let _lock = self.lock(model)?;
-        let labels = self.labels(model)?;
-        let now = *labels.get(label).ok_or_else(|| {
-            let known: Vec<&str> = labels.keys().map(String::as_str).collect();
-            anyhow!("{model} in {} has no label {label}; there are: {}", self.address, known.join(", "))
-        })?;
-        let to = match version {
-            Some(version) => version,
-            None => {
-                let versions = self.versions(model)?;
-                let below = versions.iter().filter(|(number, version)| **number < now && version.published.is_some());
-                let below = below.map(|(number, _)| *number).max();
-                below.ok_or_else(|| anyhow!("{label} of {model} is at version {now}, and none is below it"))?
+        self.move_label(model, label, |labels| {
+            let now = *labels.get(label).ok_or_else(|| {
+                let known: Vec<&str> = labels.keys().map(String::as_str).collect();
+                anyhow!("{model} in {} has no label {label}; there are: {}", self.address, known.join(", "))
+            })?;
+            if let Some(version) = version {
+                return Ok(version);
             }
-        };
-        self.check_published(model, to)?;
-        self.move_label(model, label, to)
+            let versions = self.versions(model)?;
+            let below = versions.iter().filter(|(number, version)| **number < now && version.published.is_some());
+            let below = below.map(|(number, _)| *number).max();
+            below.ok_or_else(|| anyhow!("{label} of {model} is at version {now}, and none is below it"))
+        })
     }
 
     fn check_published(&self, model: &str, version: u64) -> Result<()> {
@@ -251,16 +256,30 @@ impl Registry {
         self.verify(model, version).map(drop)
     }
 
-    fn move_label(&self, model: &str, label: &str, to: u64) -> Result<Moved> {
-        let mut labels = self.labels(model)?;
-        let from = labels.insert(label.to_string(), to);
+    /// `to`: where, as the labels are now. If another moves one meanwhile, it is asked again.
+    fn move_label(&self, model: &str, label: &str, to: impl Fn(&Labels) -> Result<u64>) -> Result<Moved> {
+        let lock = self.lock(model)?;
         let name = format!("{model}/{LABELS}");
-        let json = serde_json::to_string_pretty(&labels).context("labels as JSON")? + "\n";
-        self.store.put(&name, json).with_context(|| format!("write {}", self.store.place(&name)))?;
-        Ok(Moved { model: model.into(), label: label.into(), from, to })
+        let writing = || format!("write {}", self.store.place(&name));
+        for _ in 0..MOVES_MAX {
+            let (mut labels, etag) = self.labels_as_they_are(model)?;
+            let to = to(&labels)?;
+            self.check_published(model, to)?;
+            let from = labels.insert(label.to_string(), to);
+            let json = serde_json::to_string_pretty(&labels).context("labels as JSON")? + "\n";
+            let is_written = match lock {
+                Some(_) => self.store.put(&name, json).map(|()| true),
+                None => self.store.put_over(&name, json, etag),
+            };
+            if is_written.with_context(writing)? {
+                return Ok(Moved { model: model.into(), label: label.into(), from, to });
+            }
+        }
+        Err(anyhow!("others kept moving labels; try again")).with_context(writing)
     }
 
-    /// Labels of a model in a folder are moved by one process at a time. In a bucket the last one wins.
+    /// Labels of a model in a folder are moved by one process at a time. In a bucket there is no lock: who comes second
+    /// reads again.
     fn lock(&self, model: &str) -> Result<Option<File>> {
         if self.address.starts_with("s3://") {
             return Ok(None);
@@ -331,7 +350,7 @@ mod tests {
     #[test]
     fn the_baseline_is_the_labelled_version_and_stays_the_same_after_the_push() {
         let known = versions(&[(1, None, Some("a")), (2, None, Some("b")), (3, Some("c"), None)]);
-        assert_eq!(choose_baseline(&known, Some(1), "c"), Some(1), "rolled back: that one is served");
+        assert_eq!(choose_baseline(&known, Some(1), "c"), Some(1), "rolled back: that one answers who names none");
         assert_eq!(choose_baseline(&known, None, "c"), Some(2));
         assert_eq!(choose_baseline(&known, Some(3), "c"), Some(2), "what is not published is no model");
         assert_eq!(choose_baseline(&known, Some(2), "b"), Some(1), "not itself");

@@ -87,10 +87,19 @@ impl Serving {
 
     /// The version that answers who names none; None if the request failed.
     fn infer(&self) -> Option<u64> {
+        self.inferred("/v2/models/digits/infer")
+    }
+
+    fn inferred(&self, path: &str) -> Option<u64> {
         let input = json!({"name": "input", "shape": [1, 8], "datatype": "FP32", "data": [1, 0, 2, 0, 3, 0, 4, 0]});
         let body = json!({"inputs": [input]}).to_string();
-        let answer = self.json("POST", "/v2/models/digits/infer", &body)?;
+        let answer = self.json("POST", path, &body)?;
         answer["model_version"].as_str()?.parse().ok()
+    }
+
+    /// The one that answers who names this version.
+    fn infer_of(&self, version: u64) -> Option<u64> {
+        self.inferred(&format!("/v2/models/digits/versions/{version}/infer"))
     }
 
     fn label(&self) -> Option<u64> {
@@ -150,7 +159,7 @@ fn a_registry_in_a_bucket_is_served_followed_and_outlived() {
         versions.iter().map(|v| (v.to_string(), "READY".to_string(), String::new())).collect()
     };
     assert_eq!(serving.index(), ready(&["1", "2"]), "3 has no manifest");
-    assert_eq!((serving.infer(), serving.label()), (Some(2), Some(1)));
+    assert_eq!((serving.infer(), serving.infer_of(2), serving.label()), (Some(1), Some(2), Some(1)));
 
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -165,15 +174,18 @@ fn a_registry_in_a_bucket_is_served_followed_and_outlived() {
         // However it ends, the clients end.
         let _over = Over(&over);
         publish(server, 3, &[manifest]);
-        wait_for("version 3", 30, || (serving.infer()? == 3).then_some(()));
+        wait_for("version 3", 30, || (serving.infer_of(3)? == 3).then_some(()));
+        assert_eq!(serving.infer(), Some(1), "the label has not moved");
         wait_for("the end of version 2", 30, || (serving.index() == ready(&["1", "3"])).then_some(()));
 
         registry(&["label", "live", "3"]);
         wait_for("the label", 30, || (serving.label()? == 3).then_some(()));
+        assert_eq!(serving.infer(), Some(3), "who names none goes with the label");
         wait_for("the end of version 1", 30, || (serving.index() == ready(&["3"])).then_some(()));
         // Back to one that is not here any more.
         registry(&["rollback"]);
         wait_for("the label's way back", 30, || (serving.label()? == 2).then_some(()));
+        assert_eq!(serving.infer(), Some(2), "the rollback is one of who names none");
 
         is_cut.store(true, SeqCst);
         wait_for("that the store is away", 30, || (serving.metric("elastic_serve_mirror_away") == 1.0).then_some(()));
@@ -184,7 +196,7 @@ fn a_registry_in_a_bucket_is_served_followed_and_outlived() {
         publish(server, 4, &damaged);
         let before = answered.load(SeqCst);
         wait_for("answers meanwhile", 30, || (answered.load(SeqCst) > before + 20).then_some(()));
-        assert_eq!((serving.infer(), serving.label()), (Some(3), Some(2)));
+        assert_eq!((serving.infer(), serving.label()), (Some(2), Some(2)));
         assert_eq!(serving.ask("GET", "/v2/health/ready", "").expect("it answers").0, "200");
 
         is_cut.store(false, SeqCst);
@@ -195,10 +207,10 @@ fn a_registry_in_a_bucket_is_served_followed_and_outlived() {
         });
         let says = format!("{REGISTRY}/digits/4/weights.safetensors is damaged: its SHA-256 is ");
         assert!(reason.contains(&says), "{reason}");
-        assert_eq!((serving.infer(), serving.metric("elastic_serve_mirror_refused")), (Some(3), 1.0));
+        assert_eq!((serving.infer(), serving.metric("elastic_serve_mirror_refused")), (Some(1), 1.0));
         // Mended, it is taken without anybody's asking.
         publish(server, 4, &bundle(4));
-        wait_for("version 4", 30, || (serving.infer()? == 4).then_some(()));
+        wait_for("version 4", 30, || (serving.infer_of(4)? == 4).then_some(()));
     });
     assert!(answered.load(SeqCst) > 50, "{} answers", answered.load(SeqCst));
     let log = std::fs::read_to_string(dir.path().join("cache.log")).expect("a log");
@@ -206,6 +218,33 @@ fn a_registry_in_a_bucket_is_served_followed_and_outlived() {
     let mut process = serving.process;
     signal(process.pid(), "TERM");
     assert_eq!(process.0.wait().expect("it ends").code(), Some(0), "drained");
+}
+
+/// Eight processes at once, each with a label of its own: none writes over what another has written.
+#[test]
+fn labels_that_many_move_at_once_in_a_bucket_are_all_there() {
+    let server = match S3Server::shared() {
+        Ok(server) => server,
+        Err(why) => return skip("labels_that_many_move_at_once_in_a_bucket_are_all_there", why),
+    };
+    server.make_bucket("labelled");
+    for (name, bytes) in bundle(1) {
+        server.replace("labelled", &format!("registry/digits/1/{name}"), &bytes);
+    }
+    let env = server.env(&server.address());
+    let labels: Vec<String> = (0..8).map(|i| format!("label-{i}")).collect();
+    let start = |label: &String| {
+        let mut command = Command::new(elastic());
+        command.args(["pipeline", "label", "s3://labelled/registry", "digits", label, "1"]).envs(env.iter().cloned());
+        Guarded(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("elastic starts"))
+    };
+    let all: Vec<Guarded> = labels.iter().map(start).collect();
+    for mut one in all {
+        assert!(one.0.wait().expect("it ends").success());
+    }
+    let found = server.read("labelled", "registry/digits/labels.json").expect("labels");
+    let found: std::collections::BTreeMap<String, u64> = serde_json::from_str(&found).expect("JSON");
+    assert_eq!(found, labels.into_iter().map(|label| (label, 1)).collect());
 }
 
 struct Over<'a>(&'a AtomicBool);

@@ -1,6 +1,6 @@
 //! The suite: one story a promise, in a place of its own.
 
-use elastic_objects::{Blobs, Error, Store, blocking};
+use elastic_objects::{Blobs, Cause, Error, Store, blocking};
 use elastic_spec::Digest;
 use std::io::Read;
 
@@ -11,6 +11,7 @@ pub async fn all(store: &Store) {
     large_ones_go_in_parts_and_come_in_pieces(&at(store, "large")).await;
     a_name_is_taken_once(&at(store, "new")).await;
     of_many_at_once_one_takes_a_name(&at(store, "race")).await;
+    an_object_is_replaced_as_it_was_read_or_not_at_all(&at(store, "over")).await;
     ranges_are_whole_or_refused(&at(store, "range")).await;
     listings_are_bounded_and_by_whole_parts(&at(store, "list")).await;
     deleted_and_copied(&at(store, "copy")).await;
@@ -84,6 +85,39 @@ async fn of_many_at_once_one_takes_a_name(store: &Store) {
         let [winner] = winners[..] else { panic!("one takes it: {winners:?}") };
         assert_eq!(store.get(&name, 100).await.unwrap(), format!("by {winner}"));
     }
+}
+
+/// In a folder it is refused: there processes have locks.
+async fn an_object_is_replaced_as_it_was_read_or_not_at_all(store: &Store) {
+    let etag = |name: &'static str| async move { store.head(name).await.unwrap().and_then(|meta| meta.etag) };
+    assert!(store.put_over("counts", "0", None).await.unwrap());
+    assert!(!store.put_over("counts", "1", None).await.unwrap(), "it is there by now");
+    let first = etag("counts").await;
+    if store.place("").starts_with('/') {
+        let refused = store.put_over("counts", "1", first).await.unwrap_err();
+        assert!(matches!(refused, Error::Failed { cause: Cause::Unsupported, .. }), "{refused}");
+        return;
+    }
+    assert!(store.put_over("counts", "1", first.clone()).await.unwrap());
+    assert!(!store.put_over("counts", "one", first.clone()).await.unwrap(), "it is another by now");
+    assert_eq!(store.get("counts", 10).await.unwrap(), "1");
+    assert!(!store.put_over("none", "1", first).await.unwrap(), "what is gone is another");
+    // Nothing that anybody adds is lost.
+    let add = |store: Store| async move {
+        loop {
+            let etag = store.head("counts").await.unwrap().unwrap().etag;
+            let text = String::from_utf8(store.get("counts", 10).await.unwrap().to_vec()).unwrap();
+            let next = (text.parse::<u32>().unwrap() + 1).to_string();
+            if store.put_over("counts", next, etag).await.unwrap() {
+                return;
+            }
+        }
+    };
+    let adding: Vec<_> = (0..6).map(|_| tokio::spawn(add(store.clone()))).collect();
+    for one in adding {
+        one.await.unwrap();
+    }
+    assert_eq!(store.get("counts", 10).await.unwrap(), "7");
 }
 
 async fn ranges_are_whole_or_refused(store: &Store) {
