@@ -1,11 +1,13 @@
 //! Stages are processes of the product: this starts them, waits with a bound, and reads the line of JSON that they end with.
 //!
 //! A child dies with its parent: the kernel ends it, also when the parent is killed. That is why whoever runs a pipeline
-//! does so on one thread that stays.
+//! does so on one thread that stays. It leads a process group of its own, which is ended as a whole when its time is over.
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -24,8 +26,8 @@ pub enum ChildError {
     Start { program: PathBuf, error: io::Error },
     #[error("`elastic {command}` ended with {status}: {said} (the rest is in {})", log.display())]
     Ended { command: String, status: ExitStatus, said: String, log: PathBuf },
-    #[error("`elastic {command}` was ended after {} s, the stage's timeout", after.as_secs())]
-    Late { command: String, after: Duration },
+    #[error("`elastic {command}` was ended: the stage's time is over (what it said is in {})", log.display())]
+    Late { command: String, log: PathBuf },
     #[error("`elastic {command}` said no line of JSON at its end")]
     Silent { command: String },
 }
@@ -61,7 +63,7 @@ impl Program {
         let mut command = Command::new(&self.elastic);
         command.arg("--dies-with").arg(std::process::id().to_string()).args(args).stdin(Stdio::null());
         command.stdout(File::create(&out).map_err(failed)?).stderr(File::create(&log).map_err(failed)?);
-        let child = command.spawn().map_err(failed)?;
+        let child = command.process_group(0).spawn().map_err(failed)?;
         let command = args.first().copied().unwrap_or_default().to_string();
         Ok(Running { child, log, out, command })
     }
@@ -94,7 +96,7 @@ impl Running {
                 Some(status) => break status,
                 None if left.is_some_and(|left| left.is_zero()) => {
                     self.end();
-                    return Err(ChildError::Late { command, after: within.unwrap_or_default() });
+                    return Err(ChildError::Late { command, log: self.log.clone() });
                 }
                 None => {}
             }
@@ -159,16 +161,24 @@ impl Running {
         }
     }
 
-    /// Asked first, then made to.
+    /// Asked first, then made to; and whatever it has started that is left in its group.
     pub fn end(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
+            // One that is stopped hears nothing before it goes on.
+            self.signal(Signal::TERM);
+            self.signal(Signal::CONT);
             if self.wait(Some(GRACE)).is_none() {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
             }
+            self.signal(Signal::KILL);
+        }
+    }
+
+    /// To its group. One that is empty is no error.
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = Pid::from_raw(self.child.id() as i32) {
+            let _ = kill_process_group(group, signal);
         }
     }
 }

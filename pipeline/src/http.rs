@@ -9,13 +9,14 @@ use std::time::Duration;
 const BODY_BYTES_MAX: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Status and body.
-pub fn ask(at: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
+/// Status and body. `within`: the most that it may take to read on.
+pub fn ask(at: SocketAddr, method: &str, path: &str, body: &[u8], within: Option<Duration>) -> Result<(u16, Vec<u8>)> {
+    let patience = within.unwrap_or(PATIENCE).clamp(Duration::from_millis(1), PATIENCE);
     let asking = || format!("{method} http://{at}{path}");
-    let mut stream = TcpStream::connect_timeout(&at, PATIENCE).with_context(asking)?;
+    let mut stream = TcpStream::connect_timeout(&at, patience).with_context(asking)?;
     stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+        .set_read_timeout(Some(patience))
+        .and_then(|()| stream.set_write_timeout(Some(patience)))
         .with_context(asking)?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",

@@ -330,10 +330,14 @@ impl Driver<'_> {
                 }
                 Err(error) => error,
             };
-            let words = format!("{:#}", error.error);
+            let mut words = format!("{:#}", error.error);
+            if let (true, Some(seconds)) = (error.is_late, patience.timeout_s) {
+                words += &format!("; {stage}.timeout is {seconds} s: raise it if that is too short");
+            }
             self.workspace.lineage.fail(execution, &words)?;
             if error.is_final || attempt >= patience.retries {
-                return Ok(Err(words));
+                let tries = if attempt > 0 { format!(" (tried {} times)", attempt + 1) } else { String::new() };
+                return Ok(Err(words + &tries));
             }
             let wait_ms = patience.backoff_ms.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MS_MAX);
             self.say(Note::Retry { stage, error: words, wait_ms });

@@ -27,6 +27,7 @@ mod not_finite;
 mod pipeline;
 mod pipeline_inputs;
 mod pipeline_nodes;
+mod pipeline_time;
 mod pipelines;
 mod portable;
 mod preemption;

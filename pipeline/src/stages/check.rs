@@ -26,7 +26,7 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
         place.in_time()?;
         let request = face.request(answer)?;
         let path = format!("/v2/models/{}/infer", face.model);
-        let (status, body) = http::ask(at, "POST", &path, request.to_string().as_bytes())?;
+        let (status, body) = ask(place, at, ("POST", &path), request.to_string().as_bytes())?;
         if status != 200 {
             return Err(Failure::last(anyhow!(
                 "sample {i}: the server answers {status}: {}",
@@ -134,16 +134,27 @@ impl Face {
     }
 }
 
+/// Who waits for an answer until the stage's time is over is late.
+fn ask(place: &Place, at: SocketAddr, (method, path): (&str, &str), body: &[u8]) -> Result<(u16, Vec<u8>), Failure> {
+    http::ask(at, method, path, body, place.left()).or_else(|error| {
+        place.in_time()?;
+        Err(Failure::passing(error))
+    })
+}
+
 /// Waits until the server says that it is ready.
 fn ready(place: &Place, server: &mut Running) -> Result<SocketAddr, Failure> {
     loop {
         if let Some(status) = server.wait(Some(Duration::ZERO)) {
             return Err(Failure::passing(anyhow!("the server ended with {status}: {}", server.said())));
         }
-        place.in_time()?;
+        place.in_time().map_err(|late| Failure {
+            error: late.error.context(format!("the server is not ready (what it said is in {})", server.log.display())),
+            ..late
+        })?;
         let address = std::fs::read_to_string(&server.log).ok().as_deref().and_then(address);
         if let Some(at) = address
-            && let Ok((200, _)) = http::ask(at, "GET", "/v2/health/ready", b"")
+            && let Ok((200, _)) = ask(place, at, ("GET", "/v2/health/ready"), b"")
         {
             return Ok(at);
         }

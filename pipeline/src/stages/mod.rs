@@ -51,15 +51,17 @@ pub struct Failure {
     pub error: anyhow::Error,
     /// Another try would meet the same.
     pub is_final: bool,
+    /// The stage's time is over.
+    pub is_late: bool,
 }
 
 impl Failure {
     pub fn passing(error: impl Into<anyhow::Error>) -> Failure {
-        Failure { error: error.into(), is_final: false }
+        Failure { error: error.into(), is_final: false, is_late: false }
     }
 
     pub fn last(error: impl Into<anyhow::Error>) -> Failure {
-        Failure { error: error.into(), is_final: true }
+        Failure { error: error.into(), is_final: true, is_late: false }
     }
 }
 
@@ -71,8 +73,8 @@ impl From<anyhow::Error> for Failure {
 
 impl From<ChildError> for Failure {
     fn from(error: ChildError) -> Failure {
-        let is_final = error.is_final();
-        Failure { error: error.into(), is_final }
+        let (is_final, is_late) = (error.is_final(), matches!(error, ChildError::Late { .. }));
+        Failure { error: error.into(), is_final, is_late }
     }
 }
 
@@ -125,7 +127,9 @@ impl Place<'_> {
 
     pub fn in_time(&self) -> Result<(), Failure> {
         match self.left() {
-            Some(left) if left.is_zero() => Err(Failure::passing(anyhow!("the stage's timeout is over"))),
+            Some(left) if left.is_zero() => {
+                Err(Failure { is_late: true, ..Failure::passing(anyhow!("the stage's time is over")) })
+            }
             _ => Ok(()),
         }
     }
