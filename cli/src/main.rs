@@ -23,6 +23,7 @@ mod serve;
 mod show;
 mod signals;
 mod token;
+mod workspace;
 
 use args::{Cli, Command};
 use clap::Parser;

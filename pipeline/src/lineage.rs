@@ -118,7 +118,7 @@ impl Lineage {
     pub fn look(path: &Path) -> Result<Lineage> {
         if !path.exists() {
             let folder = path.parent().unwrap_or(path).display();
-            return Err(anyhow!("{folder} is no workspace of a pipeline; name one with --workspace DIR"));
+            return Err(anyhow!("{folder} is no workspace of a pipeline: no run has begun there"));
         }
         Lineage::open(path)
     }
@@ -478,7 +478,7 @@ mod tests {
     fn a_folder_that_is_no_workspace_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let told = Lineage::look(&dir.path().join("lineage.db")).unwrap_err().to_string();
-        assert!(told.contains("is no workspace of a pipeline; name one with --workspace DIR"), "{told}");
+        assert!(told.contains("is no workspace of a pipeline: no run has begun there"), "{told}");
         assert!(!dir.path().join("lineage.db").exists());
     }
 }

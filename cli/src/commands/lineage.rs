@@ -1,8 +1,8 @@
 //! `elastic lineage`: what an artifact was made of, and what was made of it.
 
-use crate::commands::pipeline::look;
 use crate::exit::{Exit, Outcome, mistake};
 use crate::show;
+use crate::workspace::look;
 use anyhow::{Context, Result, anyhow};
 use clap::ValueHint;
 use elastic_pipeline::lineage::{ArtifactRow, ExecutionRow, Lineage};
@@ -15,7 +15,8 @@ use std::path::PathBuf;
 Examples:
   elastic lineage bundle                     the newest bundle, up to the raw file
   elastic lineage 3f2a9c04 --down            what was made of it
-  elastic lineage 3f2a9c04 --json --workspace work
+  elastic lineage model --workspace examples/pipeline/digits
+  elastic lineage 3f2a9c04 --json --workspace work/pipeline.toml
 
 ARTIFACT is the beginning of an artifact's digest or of a bundle's
 content_sha256 (4 digits or more), or a type: file, examples, model, bundle,
@@ -28,24 +29,21 @@ pub struct Args {
     /// What was made of it
     #[arg(long, conflicts_with = "up")]
     pub down: bool,
-    /// The pipeline's workspace
-    #[arg(long, value_name = "DIR", default_value = ".pipeline", value_hint = ValueHint::DirPath)]
-    pub workspace: PathBuf,
+    /// The pipeline file, its folder, or the workspace [default: that of this folder]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub workspace: Option<PathBuf>,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
 }
 
 pub fn run(args: Args) -> Outcome {
-    let lineage = look(&args.workspace)?;
+    let (lineage, dir) = look(args.workspace.as_deref())?;
     let text = args.artifact.as_str();
     let is_word = text.len() >= 4 && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let found = if is_word { lineage.find(text)? } else { Vec::new() };
     let first = found.first().ok_or_else(|| {
-        mistake(anyhow!(
-            "no artifact in {} begins with {text:?} or is of this type; see --help",
-            args.workspace.display()
-        ))
+        mistake(anyhow!("no artifact in {} begins with {text:?} or is of this type; see --help", dir.display()))
     })?;
     let mut walk = Walk { lineage: &lineage, down: args.down, seen: BTreeSet::new() };
     let tree = walk.tree(first, 0)?;

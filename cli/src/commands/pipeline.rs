@@ -2,25 +2,25 @@
 
 use crate::args::Reach;
 use crate::exit::{Exit, Outcome, mistake};
+use crate::workspace::{self, look, quoted};
 use crate::{job_file, show};
 use anyhow::{Context, Result, anyhow};
 use clap::{Subcommand, ValueHint};
 use elastic_pipeline::cache::{Verdict, Why};
 use elastic_pipeline::child::Program;
-use elastic_pipeline::lineage::{ExecutionRow, Lineage, RunRow};
+use elastic_pipeline::lineage::{ExecutionRow, RunRow};
 use elastic_pipeline::registry::{Moved, Registry};
-use elastic_pipeline::workspace::lineage_of;
 use elastic_pipeline::{Asked, Flags, Note};
-use elastic_spec::pipeline::Stage;
+use elastic_spec::pipeline::{LIVE_LABEL, Stage};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   elastic pipeline run pipeline.toml                   from raw file to published model
-  elastic pipeline status                              the newest run, stage by stage
-  elastic pipeline rollback registry digits            the label goes back by one version")]
+  elastic pipeline status pipeline.toml                the newest run, stage by stage
+  elastic pipeline rollback registry digits            the version before answers again")]
 pub struct Args {
     #[command(subcommand)]
     pub act: Act,
@@ -36,7 +36,7 @@ pub enum Act {
     List(List),
     /// Move a label of a registry to a version
     Label(Label),
-    /// Move a label of a registry back
+    /// Move a label of a registry back: of `live`, the version before answers again
     Rollback(Rollback),
 }
 
@@ -78,24 +78,39 @@ pub struct Run {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  elastic pipeline status\n  elastic pipeline status digits-3 --json")]
+#[command(after_help = "\
+Examples:
+  elastic pipeline status                                     of the pipeline in this folder
+  elastic pipeline status examples/pipeline/digits            the newest run there
+  elastic pipeline status digits-3 --json --workspace examples/pipeline/digits
+
+A pipeline's workspace lies beside its file, unless store.workspace says
+otherwise. `elastic pipeline run` ends with the command that shows it.")]
 pub struct Status {
-    /// The run, as `elastic pipeline list` shows it [default: the newest]
-    pub run: Option<String>,
-    /// The pipeline's workspace
-    #[arg(long, value_name = "DIR", default_value = ".pipeline", value_hint = ValueHint::DirPath)]
-    pub workspace: PathBuf,
+    /// The run, as `elastic pipeline list` shows it [default: the newest]; or a pipeline file, or its folder
+    #[arg(value_name = "RUN|PIPELINE")]
+    pub what: Option<String>,
+    /// The pipeline file, its folder, or the workspace [default: that of this folder]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub workspace: Option<PathBuf>,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  elastic pipeline list --workspace work")]
+#[command(after_help = "\
+Examples:
+  elastic pipeline list
+  elastic pipeline list examples/pipeline/digits
+  elastic pipeline list --workspace work --json")]
 pub struct List {
-    /// The pipeline's workspace
-    #[arg(long, value_name = "DIR", default_value = ".pipeline", value_hint = ValueHint::DirPath)]
-    pub workspace: PathBuf,
+    /// The pipeline file, or its folder [default: this folder]
+    #[arg(value_name = "PIPELINE", value_hint = ValueHint::AnyPath, conflicts_with = "workspace")]
+    pub pipeline: Option<PathBuf>,
+    /// The same, or the workspace
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub workspace: Option<PathBuf>,
     /// One JSON array on stdout
     #[arg(long)]
     pub json: bool,
@@ -119,14 +134,21 @@ pub struct Label {
 #[command(after_help = "\
 Examples:
   elastic pipeline rollback registry digits                   by one version
-  elastic pipeline rollback registry digits --to 1 --label canary")]
+  elastic pipeline rollback registry digits --to 1
+  elastic pipeline rollback registry digits --label canary
+
+The version that the label `live` names answers who names neither a version nor
+a label. A server on the registry follows within its --poll-ms, and no request
+fails. Without --to the label goes to the highest version below, whoever
+published it. Later runs of a pipeline do not undo it, unless they push another
+model.")]
 pub struct Rollback {
     /// A folder, or s3://bucket/prefix
     #[arg(value_hint = ValueHint::DirPath)]
     pub registry: String,
     pub model: String,
     /// Which label
-    #[arg(long, value_name = "LABEL", default_value = "live")]
+    #[arg(long, value_name = "LABEL", default_value = LIVE_LABEL)]
     pub label: String,
     /// The version to go back to [default: the highest below]
     #[arg(long, value_name = "VERSION")]
@@ -183,6 +205,7 @@ fn run_pipeline(args: Run) -> Outcome {
     }
     if let Some(reason) = &ended.reason {
         eprintln!("{} failed: {reason}", ended.run);
+        eprintln!("what was done: elastic pipeline status{}", workspace::flag(&asked.spec.store.workspace));
         return Ok(Exit::Failed);
     }
     Ok(Exit::Ok)
@@ -193,7 +216,11 @@ fn ended_words(asked: &Asked, ended: &elastic_pipeline::Ended) -> String {
     lines.extend(ended.content_sha256.as_ref().map(|content| format!("  content SHA-256  {content}")));
     if let (Some(push), Some(pushed)) = (&asked.spec.push, &ended.pushed) {
         lines.push(format!("  published        {}/{}/{}", push.registry, push.model, pushed["version"]));
-        lines.push(format!("\nServe it:\n  elastic serve {}", crate::result::short(&push.registry)));
+    }
+    let flag = workspace::flag(&asked.spec.store.workspace);
+    lines.push(format!("\nLook at it:\n  elastic pipeline status{flag}\n  elastic lineage bundle{flag}"));
+    if let Some(push) = &asked.spec.push {
+        lines.push(format!("\nServe it:\n  elastic serve {}", quoted(&crate::result::short(&push.registry))));
     }
     lines.join("\n") + "\n"
 }
@@ -265,15 +292,20 @@ fn explain(asked: &Asked, flags: &Flags, json: bool) -> Outcome {
 }
 
 fn status(args: &Status) -> Outcome {
-    let lineage = look(&args.workspace)?;
+    let (place, name) = match &args.what {
+        Some(what) if args.workspace.is_none() && workspace::is_place(what) => (Some(PathBuf::from(what)), None),
+        what => (args.workspace.clone(), what.as_ref()),
+    };
+    let (lineage, dir) = look(place.as_deref())?;
     let runs = lineage.runs()?;
-    let found = match &args.run {
+    let found = match name {
         Some(name) => runs.iter().find(|run| run.run == *name),
         None => runs.first(),
     };
     let run = found.ok_or_else(|| {
-        let which = args.run.clone().unwrap_or_else(|| "run".into());
-        mistake(anyhow!("there is no {which} in {}; `elastic pipeline list` shows all", args.workspace.display()))
+        let which = name.cloned().unwrap_or_else(|| "run".into());
+        let flag = workspace::flag(&dir.display().to_string());
+        mistake(anyhow!("there is no {which} in {}; `elastic pipeline list{flag}` shows all", dir.display()))
     })?;
     let executions = lineage.executions_in(&run.run)?;
     if args.json {
@@ -303,7 +335,8 @@ fn status(args: &Status) -> Outcome {
 }
 
 fn list(args: &List) -> Outcome {
-    let runs = look(&args.workspace)?.runs()?;
+    let (lineage, _) = look(args.pipeline.as_deref().or(args.workspace.as_deref()))?;
+    let runs = lineage.runs()?;
     if args.json {
         show::out(&format!("{}\n", json!(runs)))?;
         return Ok(Exit::Ok);
@@ -315,10 +348,6 @@ fn list(args: &List) -> Outcome {
     let rows: Vec<_> = runs.iter().map(row).collect();
     show::out(&show::table(&["RUN", "PIPELINE", "STATE", "BEGAN", "BECAUSE"], &rows))?;
     Ok(Exit::Ok)
-}
-
-pub fn look(workspace: &Path) -> Result<Lineage> {
-    Lineage::look(&lineage_of(workspace)).map_err(mistake)
 }
 
 fn moved(moved: Moved, json: bool) -> Outcome {
