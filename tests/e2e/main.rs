@@ -25,6 +25,7 @@ mod mirrors;
 mod netns;
 mod not_finite;
 mod pipeline;
+mod pipeline_asked;
 mod pipeline_inputs;
 mod pipeline_nodes;
 mod pipeline_time;

@@ -1,6 +1,8 @@
 //! A pipeline of digits or of a text in a folder of its own: small enough to run often, with models in every format.
 
 use crate::cluster::{Guarded, elastic, repo, wait_for};
+use elastic_pipeline::lineage::Lineage;
+use elastic_pipeline::workspace::lineage_of;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -56,7 +58,26 @@ impl Example {
 }
 
 impl Pipeline {
+    /// Digits without their slices: each is a process more, and only files with columns have them.
     pub fn of(example: Example) -> Pipeline {
+        Pipeline::with(example, |text| {
+            let is_sliced = |block: &&str| !block.contains("slice = ");
+            let blocks: Vec<&str> = text.split("\n\n").filter(is_sliced).collect();
+            let lines: Vec<&str> = blocks.iter().flat_map(|block| block.lines().chain([""])).collect();
+            let is_kept = |line: &&&str| !line.starts_with("slices = ");
+            lines.iter().filter(is_kept).fold(String::new(), |text, line| text + line + "\n")
+        })
+    }
+
+    /// Digits as the example has them, with an evaluation of each digit.
+    pub fn sliced() -> Pipeline {
+        Pipeline::with(Example::Digits, |text| {
+            assert!(text.contains("slices = [64]") && text.contains("slice = \"64=8\""), "the example has slices");
+            text.replace("lower = 0.75", "lower = 0.3")
+        })
+    }
+
+    fn with(example: Example, change: impl Fn(String) -> String) -> Pipeline {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let pipeline = Pipeline { example, dir, env: Vec::new() };
         let folder = match example {
@@ -64,7 +85,7 @@ impl Pipeline {
             Example::Text => repo().join("examples/pipeline/text"),
         };
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("the example");
-        let (job, text) = (read("job.toml"), read("pipeline.toml"));
+        let (job, text) = (read("job.toml"), change(read("pipeline.toml")));
         let changed = |text: String, changes: &[(&str, &str)]| {
             changes.iter().fold(text, |text, (from, to)| {
                 assert!(text.contains(from), "the example has no {from}");
@@ -143,6 +164,22 @@ impl Pipeline {
         assert_eq!(out.status.code(), None, "{point}: it was not killed: {said}");
     }
 
+    /// What a blob of an artifact of the newest run holds.
+    pub fn blob(&self, stage: &str, artifact: &str, blob: &str) -> String {
+        let status = self.status();
+        let is_done = |one: &&Value| one["stage"] == stage && one["outputs"][artifact].is_string();
+        let executions = status["executions"].as_array().expect("executions").iter();
+        let digest = executions.rev().find(is_done).unwrap_or_else(|| panic!("{stage} has made {artifact}: {status}"))
+            ["outputs"][artifact]
+            .as_str()
+            .expect("a digest");
+        let lineage = Lineage::look(&lineage_of(&self.path(".pipeline"))).expect("the lineage");
+        let row = lineage.find(digest).expect("artifacts").into_iter().next().expect("the artifact");
+        let sha256 = row.artifact.blob(blob).expect("the blob").sha256.to_string();
+        let place = self.path(".pipeline/store/blobs/sha256").join(&sha256[..2]).join(&sha256);
+        std::fs::read_to_string(place).expect("the blob's text")
+    }
+
     pub fn status(&self) -> Value {
         last_json(&self.elastic(&["pipeline", "status", "--json"]).output().expect("elastic starts"))
     }
@@ -178,7 +215,8 @@ impl Pipeline {
     /// The product's server on what was published.
     pub fn serve(&self) -> Served {
         let log = self.path("serve.log");
-        let mut command = self.elastic(&["serve", "registry", "--http", "127.0.0.1:0", "--grpc", "off"]);
+        let args = ["serve", "registry", "--http", "127.0.0.1:0", "--grpc", "off", "--poll-ms", "50"];
+        let mut command = self.elastic(&args);
         let file = std::fs::File::create(&log).expect("a log file");
         let process = Guarded(command.stdout(Stdio::null()).stderr(file).spawn().expect("elastic starts"));
         let address = wait_for("the server", 30, || {
@@ -210,6 +248,12 @@ impl Served {
 }
 
 impl Served {
+    /// None while it is not there.
+    pub fn may_get(&self, path: &str) -> Option<Value> {
+        let (status, text) = ask(&self.address, "GET", path, "").ok()?;
+        (status == 200).then(|| serde_json::from_str(&text).expect("JSON"))
+    }
+
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {
         let (status, text) = ask(&self.address, "GET", path, "").expect("the server answers");

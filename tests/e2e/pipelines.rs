@@ -1,7 +1,7 @@
 //! Pipelines: from a raw file to a published and served model, killed wherever it hurts, and asked again.
 
 use crate::cluster::{Guarded, children, repo, signal, wait_for};
-use crate::pipeline::{Example, Pipeline, cached, files, last_json, ran};
+use crate::pipeline::{Example, Pipeline, cached, ended_well, files, last_json, ran};
 use elastic_pipeline::fail::{Moment, Point};
 use elastic_spec::pipeline::Stage;
 use serde_json::Value;
@@ -36,6 +36,9 @@ fn digits_go_from_a_raw_file_to_a_published_model_and_nothing_is_done_twice() {
     let (second, said) = digits.run(&other);
     assert_eq!(second["pushed"]["version"], 2, "{said}");
     assert!(said.contains("params.train.seed: 1, was 0") && said.contains("compared with version 1"), "{said}");
+    let server = digits.serve();
+    let default = || server.get("/v2/models/digits")["parameters"].clone();
+    assert_eq!((&default()["version"], &default()["content_sha256"]), (&"2".into(), &second["content_sha256"]));
     let rollback = digits.elastic(&["pipeline", "rollback", "registry", "digits", "--json"]).output();
     assert_eq!(last_json(&rollback.expect("elastic starts"))["to"], 1);
     let (_, said) = digits.run(&other);
@@ -43,15 +46,65 @@ fn digits_go_from_a_raw_file_to_a_published_model_and_nothing_is_done_twice() {
     let labels = std::fs::read_to_string(digits.path("registry/digits/labels.json")).expect("labels");
     assert_eq!(serde_json::from_str::<Value>(&labels).expect("JSON"), serde_json::json!({"live": 1}));
 
+    // Who names neither a version nor a label gets the version before, though the newer one is there.
+    wait_for("the version before", 30, || (default()["version"] == "1").then_some(()));
+    assert_eq!(default()["content_sha256"], first["content_sha256"]);
+    let seven = std::fs::read_to_string(repo().join("examples/digits/request.json")).expect("the example");
+    let asked = |at: &str| server.ask(&format!("/v1/models/digits{at}:predict"), &seven)["predictions"].clone();
+    assert_eq!(asked(""), asked("/versions/1"));
+    assert_eq!(asked(""), asked("/labels/live"));
+    assert_ne!(asked(""), asked("/versions/2"));
+
     let lineage = digits.elastic(&["lineage", "bundle", "--up"]).output().expect("elastic starts");
     let told = String::from_utf8(lineage.stdout).expect("text");
     assert!(told.contains("digits.csv.gz") && told.contains("train of digits-"), "{told}");
 
-    // The server answers with what was published, the label's version where it is named.
-    let server = digits.serve();
-    let seven = std::fs::read_to_string(repo().join("examples/digits/request.json")).expect("the example");
-    let answer = server.ask("/v1/models/digits/labels/live:predict", &seven);
-    assert_eq!(answer["predictions"][0]["class"], 7, "{answer}");
+    // What is published without the label, past all bounds, answers only who names it.
+    let job = repo().join("examples/digits/job.toml").display().to_string();
+    let submit =
+        ["submit", &job, "--local", "--set", "train.epochs=1", "--runs", "runs", "--export", "registry", "--json"];
+    ended_well(digits.elastic(&submit).output().expect("elastic starts"));
+    wait_for("version 3", 30, || server.may_get("/v2/models/digits/versions/3"));
+    assert_eq!(default()["version"], "1");
+    assert_eq!((&asked("")[0]["class"], asked("")), (&7.into(), asked("/labels/live")));
+}
+
+#[test]
+fn a_slice_is_evaluated_by_itself_and_stops_the_push_below_its_threshold() {
+    let digits = Pipeline::sliced();
+    let one = ["--set", "train.workers=1"];
+    let (ended, said) = digits.run(&one);
+    assert_eq!(ended["pushed"]["version"], 1, "{said}");
+    let report: Value = serde_json::from_str(&digits.blob("evaluate", "evaluation", "evaluation.json")).expect("JSON");
+    let candidate = &report["candidate"];
+    let slices = candidate["slices"].as_object().expect("slices");
+    let names: Vec<String> = (0..10).map(|digit| format!("64={digit}")).collect();
+    assert_eq!(slices.keys().cloned().collect::<Vec<_>>(), names);
+    for count in ["count", "correct"] {
+        let of = |figures: &Value| figures[count].as_u64().unwrap_or_else(|| panic!("{count}: {figures}"));
+        assert_eq!(slices.values().map(of).sum::<u64>(), of(&candidate["all"]), "{count}: the slices are all samples");
+    }
+    // As slice by slice, so class by class: the recall of a class is the accuracy on its samples.
+    let accuracy = |slice: &str| slices[slice]["accuracy"].as_f64().expect("an accuracy");
+    let classes = candidate["all"]["classes"].as_array().expect("classes");
+    for (digit, class) in classes.iter().enumerate() {
+        assert_eq!(class["recall"].as_f64(), Some(accuracy(&format!("64={digit}"))), "{class}");
+    }
+
+    let worst = names.iter().min_by(|a, b| accuracy(a).total_cmp(&accuracy(b))).expect("ten");
+    let bound = |lower: f64| {
+        format!("evaluate.thresholds=[{{ metric = \"accuracy\", slice = \"{worst}\", lower = {lower:.6} }}]")
+    };
+    let (above, below) = (bound(accuracy(worst) + 0.001), bound(accuracy(worst) - 0.001));
+    let asked = |bound: &str| [&one[..], &["--set", "push.registry=other", "--set", bound]].concat().join("\n");
+    let out = digits.output(&asked(&above).split('\n').collect::<Vec<_>>());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("evaluate: the model is not blessed: accuracy where {worst} is 0.")), "{said}");
+    assert!(!digits.path("other/digits").exists(), "nothing is published: {said}");
+    let (ended, said) = digits.run(&asked(&below).split('\n').collect::<Vec<_>>());
+    assert_eq!(ended["pushed"]["version"], 1, "{said}");
+    assert!(digits.path("other/digits/1/manifest.json").exists());
 }
 
 /// Kill -9 at every boundary of every stage, in the middle of each, and in the middle of a training with two workers, all
