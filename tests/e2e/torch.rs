@@ -1,5 +1,5 @@
-//! Four scripts that were written for `torchrun`, unchanged, and six things that happen to them. Under `ELASTIC_FULL`: each
-//! start of PyTorch takes seconds.
+//! Four scripts that were written for `torchrun`, unchanged, and six things that happen to them: six pairs always, all 24
+//! under `ELASTIC_FULL`, for each start of PyTorch takes seconds.
 
 use crate::cluster::{Cluster, Guarded, children, elastic, is_alive, repo, run, signal, wait_for};
 use elastic_tests::skip::skip;
@@ -215,16 +215,28 @@ fn check(script: &Script, fault: Fault, python: &str) -> String {
     }
 }
 
+/// What a test of several says when it cannot be run.
+fn python_or_skip(test: &str) -> Option<String> {
+    python().map_err(|why| skip(test, &why)).ok()
+}
+
+/// Each fault and each script once.
+#[test]
+fn unchanged_pytorch_scripts_go_on_or_end_with_the_right_code_through_each_fault() {
+    let test = "unchanged_pytorch_scripts_go_on_or_end_with_the_right_code_through_each_fault";
+    let Some(python) = python_or_skip(test) else { return };
+    for ((fault, words), script) in FAULTS.into_iter().zip(SCRIPTS.iter().cycle()) {
+        println!("{}, {words}: {}", script.file, check(script, fault, &python));
+    }
+}
+
 #[test]
 fn four_unchanged_pytorch_scripts_go_on_or_end_with_the_right_code_through_six_faults() {
     let test = "four_unchanged_pytorch_scripts_go_on_or_end_with_the_right_code_through_six_faults";
     if std::env::var_os("ELASTIC_FULL").is_none() {
-        return skip(test, "24 trainings with PyTorch: only with ELASTIC_FULL=1");
+        return skip(test, "24 trainings with PyTorch: only with ELASTIC_FULL=1; six of them are a test of their own");
     }
-    let python = match python() {
-        Ok(python) => python,
-        Err(why) => return skip(test, &why),
-    };
+    let Some(python) = python_or_skip(test) else { return };
     let mut table = String::from("| | minimal.py | loader.py | resume.py | record.py |\n|---|---|---|---|---|\n");
     for (fault, words) in FAULTS {
         let row: Vec<String> = SCRIPTS.iter().map(|script| check(script, fault, &python)).collect();
