@@ -310,6 +310,8 @@ fn a_failure_is_charged_and_the_last_one_ends_the_job_with_its_code() {
     assert_eq!((status.state, status.exit_code), (JobState::Failed, Some(9)));
     assert_eq!(status.reason, "rank 0 exited with code 9: ValueError: again on b, after 1 restart");
     assert_eq!(status.error_file.as_deref(), Some("{\"message\": \"ValueError: again\"}"));
+    let listed = world.machine.jobs(Millis(world.now));
+    assert_eq!(listed[0].error_file, None, "a list of many stays small");
 }
 
 #[test]
