@@ -335,7 +335,7 @@ def gone_on(run, strike, fault):
     goes_on = lambda: begun(run) > before and world in world_of(run.pids())
     until(lambda: goes_on() or run.ended() is not None)
     took, found = time.monotonic() - since, goes_on()
-    ended = until(run.ended)
+    ended = until(run.ended) if found else run.ended()
     over = time.monotonic() - since
     if found:
         outcome = f"goes on after {took:.1f} s, " + (f"ends with {ended}" if ended else f"is not over after {PATIENCE:.0f} s")
