@@ -74,7 +74,7 @@ impl World {
 
     /// The version that answers who names none, or why none does.
     fn default(&self) -> Result<u64, String> {
-        let shown = self.machine.shown().remove("m").unwrap_or_default();
+        let Some(shown) = self.machine.shown().remove("m") else { return Err("there is no such model".into()) };
         shown.default.ok_or_else(|| shown.unready.expect("there is a reason"))
     }
 
