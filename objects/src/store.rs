@@ -133,8 +133,8 @@ impl Store {
 
     /// Replaces the object that has this `etag` (of [`Store::head`]; None: there is none). False: it is another by now.
     ///
-    /// If an answer is lost on the way, the object is read, as in [`Store::put_new`]. Not in a folder, whose processes
-    /// have locks.
+    /// If an answer is lost on the way, the object is read to see whose it is, as in [`Store::put_new`]: who must know puts
+    /// a mark of his own into the bytes. Not in a folder, whose processes have locks.
     pub async fn put_over(&self, name: &str, bytes: impl Into<Bytes>, etag: Option<String>) -> Result<bool> {
         let mode = match etag {
             None => PutMode::Create,
