@@ -137,6 +137,7 @@ fn cluster(args: &Cluster) -> Result<String> {
         authority.issue(dir, "etcd", &service_names("elastic-etcd", namespace), args.days)?;
         authority.issue(dir, "serving", &service_names("elastic-serving", namespace), args.days)?;
         keep(&dir.join("api-keys"), &drawn()?, OWNER)?;
+        keep(&dir.join("metrics-token"), &drawn()?, OWNER)?;
         let yaml = secrets(dir, namespace)?;
         keep(&dir.join("secrets.yaml"), &yaml, OWNER)?;
         said.push_str(&format!("  kubectl apply -f {}/secrets.yaml\n", dir.display()));
@@ -159,13 +160,17 @@ const AGENT: &str = "elastic-agent";
 
 /// How pods and people of a Kubernetes cluster call a service and the pods behind it.
 fn service_names(service: &str, namespace: &str) -> Vec<String> {
-    let whole = [String::new(), format!(".{namespace}"), format!(".{namespace}.svc")];
-    let whole = whole.into_iter().chain([format!(".{namespace}.svc.cluster.local")]);
-    let mut names: Vec<String> =
-        whole.flat_map(|rest| [format!("{service}{rest}"), format!("*.{service}{rest}")]).collect();
+    let whole = [format!(".{namespace}"), format!(".{namespace}.svc"), format!(".{namespace}.svc.cluster.local")];
+    let mut names = vec![service.to_string()];
+    // A `*` before one label alone, as in `*.com`, is taken to mean nobody: pods are named one by one there.
+    names.extend((0..PODS_NAMED).map(|i| format!("{service}-{i}.{service}")));
+    names.extend(whole.iter().flat_map(|rest| [format!("{service}{rest}"), format!("*.{service}{rest}")]));
     names.extend(["localhost".to_string(), "127.0.0.1".to_string()]);
     names
 }
+
+/// The manifests have three of etcd and two coordinators.
+const PODS_NAMED: usize = 7;
 
 /// The Secrets that the manifests in deploy/ name.
 fn secrets(dir: &Path, namespace: &str) -> Result<String> {
@@ -177,6 +182,7 @@ fn secrets(dir: &Path, namespace: &str) -> Result<String> {
         ("elastic-serving-tls", "serving", &["ca.pem", "cert.pem", "key.pem"]),
         ("elastic-token", "", &["token"]),
         ("elastic-api-keys", "", &["api-keys"]),
+        ("elastic-metrics", "", &["metrics-token"]),
     ] {
         yaml.push_str(&format!(
             "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: {secret}\n  namespace: {namespace}\ntype: Opaque\nstringData:\n"
