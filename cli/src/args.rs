@@ -460,9 +460,12 @@ pub struct Agent {
     /// Drain when the cloud takes this machine back: aws, gcp, azure, or the URL where it says so
     #[arg(long, value_name = "URL")]
     pub preemption_url: Option<String>,
-    /// Address to serve /metrics on, over HTTP [default: none]
+    /// Address to serve /metrics, /healthz and /readyz on, over HTTP [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
+    /// File with a token that readers of /metrics must show [default: as --token-file]
+    #[arg(long, value_name = "FILE", requires = "http", value_hint = ValueHint::FilePath)]
+    pub http_token_file: Option<PathBuf>,
     #[command(flatten)]
     pub reach: Reach,
     #[command(flatten)]

@@ -157,6 +157,27 @@ fn prometheus_reads_coordinator_and_agent_in_both_of_its_formats() {
     run(Command::new(elastic()).args(["cancel", &job, "--coordinator", &cluster.url()]));
 }
 
+#[test]
+fn an_agent_is_ready_while_a_coordinator_hears_it_and_its_metrics_have_a_token_of_their_own() {
+    let mut cluster = Cluster::start(None, 0);
+    let http = free_port();
+    let file = cluster.dir.join("metrics-token");
+    std::fs::write(&file, "for-readers\n").expect("a file");
+    let file = file.to_str().expect("a path").to_string();
+    cluster.start_agent_with("n", &[], &["--http", &format!("127.0.0.1:{http}"), "--http-token-file", &file]);
+    let asks = |path: &str, token: Option<&str>| get(http, path, token).unwrap_or_default();
+    wait_for("it is ready", 20, || asks("/readyz", None).starts_with("HTTP/1.1 200").then_some(()));
+    assert!(asks("/metrics", None).starts_with("HTTP/1.1 401"));
+    assert!(asks("/metrics", Some("for-other")).starts_with("HTTP/1.1 4"));
+    assert!(asks("/metrics", Some("for-readers")).contains("\nelastic_agent_attached 1"));
+    cluster.kill_coordinator();
+    wait_for("it is not", 20, || asks("/readyz", None).contains("no coordinator hears this agent").then_some(()));
+    assert!(asks("/readyz", None).starts_with("HTTP/1.1 503"));
+    assert!(asks("/healthz", None).starts_with("HTTP/1.1 200"), "it lives, and its workers train on");
+    cluster.start_coordinator();
+    wait_for("it is again", 20, || asks("/readyz", None).starts_with("HTTP/1.1 200").then_some(()));
+}
+
 /// Runs the flows; they say what they saw.
 fn browse(browser: &Path, args: &[&str], env: &[(&str, &str)]) {
     let mut command = Command::new("node");

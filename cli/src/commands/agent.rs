@@ -4,7 +4,7 @@ use super::coordinator::{access, authority};
 use crate::args;
 use crate::cluster::worker_command;
 use crate::exit::{Exit, Outcome, mistake};
-use crate::reach::Cluster;
+use crate::reach::{self, Cluster};
 use crate::{logging, signals};
 use anyhow::{Context, Result, anyhow};
 use elastic_agent::{AgentConfig, Notices};
@@ -48,6 +48,7 @@ pub async fn run(args: args::Agent) -> Outcome {
         drain_within: Duration::from_secs(args.drain_within),
         notices: args.preemption_url.as_deref().map(Notices::parse).transpose().map_err(preemption)?,
         http: args.http,
+        http_token: reach::token(args.http_token_file.as_deref(), None)?,
         ..AgentConfig::local(state_dir(args.state_dir)?, first, worker_command()?)
     };
     elastic_agent::run(config, signals::interrupted()).await?;

@@ -70,6 +70,8 @@ pub struct AgentConfig {
     pub notices: Option<Notices>,
     /// host:port for metrics over HTTP.
     pub http: Option<String>,
+    /// What readers of the metrics must show, where it is not what this agent shows.
+    pub http_token: Option<String>,
 }
 
 /// Where logs are kept.
@@ -103,6 +105,7 @@ impl AgentConfig {
             drain_within: Duration::from_secs(60),
             notices: None,
             http: None,
+            http_token: None,
         }
     }
 }
@@ -117,7 +120,8 @@ pub fn run(config: AgentConfig, shutdown: impl Future<Output = ()> + Send + 'sta
 type Waits<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 async fn run_until(mut config: AgentConfig, shutdown: Waits<()>) -> Result<()> {
-    let shown_to = Access { token: config.credentials.now()?, ..config.access.clone() };
+    let token = config.http_token.take().map_or_else(|| config.credentials.now(), |token| Ok(Some(token)))?;
+    let shown_to = Access { token, ..config.access.clone() };
     config.access.token = Some(format!("{:016x}{:016x}", random()?, random()?));
     config.access.ring = Ring::default();
     config.access.ring.replace(Vec::new());

@@ -1,4 +1,4 @@
-//! What Prometheus reads of an agent: from its newest report, and from what it counts.
+//! What Prometheus and probes read of an agent: from its newest report, and from what it counts.
 
 use crate::logs::Shelf;
 use elastic_spec::facts::{End, NodeReport, Process};
@@ -6,7 +6,7 @@ use elastic_spec::view::exit;
 use elastic_web::Routes;
 use elastic_web::axum::Router;
 use elastic_web::axum::extract::State;
-use elastic_web::axum::http::HeaderMap;
+use elastic_web::axum::http::{HeaderMap, StatusCode};
 use elastic_web::axum::routing::get;
 use elastic_web::metrics::{Counts, Page};
 use std::sync::Arc;
@@ -47,7 +47,19 @@ pub struct Seen {
 
 impl Seen {
     pub fn routes(self) -> Routes {
-        Routes { open: Router::new(), guarded: Router::new().route("/metrics", get(scrape)).with_state(self) }
+        Routes {
+            open: Router::new().route("/readyz", get(ready)).with_state(self.clone()),
+            guarded: Router::new().route("/metrics", get(scrape)).with_state(self),
+        }
+    }
+
+    /// Whether this node takes work; if not, why.
+    fn readiness(&self) -> Result<(), &'static str> {
+        match (self.reports.borrow().draining, self.meters.attached.load(Ordering::Relaxed)) {
+            (true, _) => Err("this node drains"),
+            (false, false) => Err("no coordinator hears this agent"),
+            (false, true) => Ok(()),
+        }
     }
 
     fn write(&self, page: &mut Page) {
@@ -73,6 +85,14 @@ impl Seen {
         let (bytes, dropped) = self.shelf.counted();
         page.counter("elastic_agent_log_bytes_total", "Bytes of workers' output that were kept.", bytes);
         page.counter("elastic_agent_log_lines_dropped_total", "Lines that could not be kept.", dropped);
+    }
+}
+
+/// For probes: a rollout of agents waits for it. Work that is under way does not depend on it.
+async fn ready(State(seen): State<Seen>) -> (StatusCode, String) {
+    match seen.readiness() {
+        Ok(()) => (StatusCode::OK, "ok\n".into()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
