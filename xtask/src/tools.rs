@@ -52,6 +52,10 @@ pub fn install_missing() {
         Ok(()) => {}
         Err(error) => println!("etcd is not installed ({error:#}); tests that need a real etcd will be skipped"),
     }
+    match which("kubectl").map_or_else(install_kubectl, |_| Ok(())) {
+        Ok(()) => {}
+        Err(error) => println!("kubectl is not installed ({error:#}); tests of the manifests will be skipped"),
+    }
     match nvidia::install_compiler() {
         Ok(_) => {}
         Err(error) => println!("no CUDA compiler ({error:#}); tests that compile kernels will be skipped"),
@@ -69,27 +73,40 @@ pub fn install_missing() {
 
 fn install_etcd() -> Result<()> {
     const HOW: &str = "install it with `apt-get install etcd-server`, or put `etcd` 3.4 or later on PATH";
+    install("etcd", &["etcd-server"], HOW)
+}
+
+fn install_kubectl() -> Result<()> {
+    const HOW: &str = "install it with `apt-get install kubernetes-client`, or put `kubectl` 1.27 or later on PATH";
+    // Kubernetes' and Google's own packages have the first name, Debian's the second.
+    install("kubectl", &["kubectl", "kubernetes-client"], HOW)
+}
+
+/// Installs a program from the first of the system's packages that can be had.
+fn install(program: &str, packages: &[&str], how: &'static str) -> Result<()> {
     if which("apt-get").is_none() {
-        bail!("no apt-get here: {HOW}");
+        bail!("no apt-get here: {how}");
     }
     if !is_root() {
-        bail!("only root may install packages: {HOW}");
+        bail!("only root may install packages: {how}");
     }
-    println!("installing etcd-server from the system's packages");
+    println!("installing {program} from the system's packages");
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "Dpkg::Use-Pty=0"]).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    let install = ["install", "-y", "--no-install-recommends", "etcd-server"];
+    let any = || packages.iter().any(|p| run(&mut apt(&["install", "-y", "--no-install-recommends", p])).is_ok());
     // The lists of a fresh container are empty; of a machine in use they are usually good enough.
-    if run(apt(&install).stderr(Stdio::null())).is_err() {
-        run(&mut apt(&["update"])).context(HOW)?;
-        run(&mut apt(&install)).context(HOW)?;
+    if !any() {
+        run(&mut apt(&["update"])).context(how)?;
+        if !any() {
+            bail!("no package has it: {how}");
+        }
     }
-    println!("installed etcd-server");
-    which("etcd").map(|_| ()).context("the package is installed, yet there is no `etcd` on PATH")
+    println!("installed {program}");
+    which(program).map(|_| ()).with_context(|| format!("the package is installed, yet there is no `{program}` on PATH"))
 }
 
 fn is_root() -> bool {
