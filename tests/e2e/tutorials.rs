@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A page, taken apart.
-struct Tutorial {
+pub struct Tutorial {
     /// All lines to type, in their order.
-    script: String,
+    pub script: String,
     /// Lines that it shows, as pieces between `…`.
-    shown: Vec<Vec<String>>,
+    pub shown: Vec<Vec<String>>,
 }
 
-fn read(name: &str) -> Tutorial {
+pub fn read(name: &str) -> Tutorial {
     let path = repo().join("docs/tutorials").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let (mut script, mut shown, mut within) = (String::new(), Vec::new(), None);
@@ -54,9 +54,13 @@ fn free_port() -> String {
 
 /// Runs a page in a folder that has the repository's examples in it.
 fn follow(name: &str, env: &[(&str, &str)]) {
-    let tutorial = read(name);
+    follow_in(name, read(name), env, &["bash"]);
+}
+
+/// The same in the shell that `words` start.
+pub fn follow_in(name: &str, tutorial: Tutorial, env: &[(&str, &str)], words: &[&str]) {
     let home = tempfile::tempdir().expect("a temporary directory");
-    copy(&repo().join("examples"), &home.path().join("examples"));
+    ["examples", "deploy"].iter().for_each(|folder| copy(&repo().join(folder), &home.path().join(folder)));
     // Other tests run beside it: a port of its own for each that the page names.
     let ports = ["127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:7070"];
     let script = ports.iter().fold(tutorial.script, |script, port| script.replace(port, &free_port()));
@@ -66,9 +70,9 @@ fn follow(name: &str, env: &[(&str, &str)]) {
         std::env::var("PATH").expect("PATH")
     );
     let all = format!("set -eu\ntrap 'kill $(jobs -p) 2> /dev/null; wait' EXIT\n{script}");
-    let mut shell = Command::new("bash");
+    let mut shell = Command::new(words[0]);
     // A page may start servers: its group ends as a whole, whatever happens.
-    shell.arg("-c").arg(all).current_dir(home.path()).env("PATH", path).process_group(0);
+    shell.args(&words[1..]).arg("-c").arg(all).current_dir(home.path()).env("PATH", path).process_group(0);
     shell.env("XDG_CONFIG_HOME", home.path()).env_remove("ELASTIC_COORDINATOR").envs(env.iter().copied());
     let log = home.path().join("said.txt");
     let file = std::fs::File::create(&log).expect("a file");
@@ -99,7 +103,7 @@ impl Drop for Group {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").flatten() {
         let (path, to): (PathBuf, PathBuf) = (entry.path(), to.join(entry.file_name()));
