@@ -5,7 +5,10 @@ mkdir store
 cat > s3.json <<'END'
 {"identities": [{"name": "test", "credentials": [{"accessKey": "key", "secretKey": "secret"}], "actions": ["Admin", "Read", "Write", "List"]}]}
 END
+# Its sockets in /tmp are named by these ports.
+grpc=$((20000 + RANDOM % 10000))
 "$WEED" server -dir=store -ip=10.244.0.1 -ip.bind=10.244.0.1 -filer -s3 -s3.config=s3.json -s3.autoCreateBucket=false -s3.iam=false \
+  -master.port.grpc=$grpc -volume.port.grpc=$((grpc + 1)) -filer.port.grpc=$((grpc + 2)) -s3.port.grpc=$((grpc + 3)) \
   -s3.port=8333 -volume.max=100 -master.volumeSizeLimitMB=64 -master.volumePreallocate=false > store.log 2>&1 &
 until curl -sf -X PUT --data-binary up http://10.244.0.1:8888/up > put.txt; do sleep 0.2; done
 curl -sf -X POST http://10.244.0.1:8888/buckets/bucket/
@@ -35,3 +38,6 @@ kubectl -n elastic rollout status deployment/elastic-serving
 kubectl -n elastic port-forward service/elastic-serving 8000 &
 curl -sf -w '\n' --retry 30 --retry-connrefused --retry-delay 1 --cacert certs/ca.pem https://localhost:8000/v2/health/ready
 curl -sf -w '\n' --cacert certs/ca.pem -H "Authorization: Bearer $(cat certs/api-keys)" https://localhost:8000/v1/models/digits:predict -d @examples/digits/request.json
+# It would take 10 s to end by itself.
+kill -9 %1
+rm -f /tmp/seaweedfs-*-grpc-$grpc.sock /tmp/seaweedfs-*-grpc-$((grpc + 1)).sock /tmp/seaweedfs-*-grpc-$((grpc + 2)).sock /tmp/seaweedfs-*-grpc-$((grpc + 3)).sock
