@@ -52,7 +52,8 @@ fn a_death_that_nccl_does_not_notice_ends_the_wait_by_its_bound() {
     let arguments = ["--ranks", "3", "--floats", "1003", "--patience", "2"];
     let (code, said) = selftest(fakes(), &[("FAKE_NCCL_SILENT", "1")], &arguments);
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("late: the stream was not done after 2"), "{said}");
+    // Its bound of 2 s, less what went by before the wait began.
+    assert!(said.contains("late: the stream was not done after "), "{said}");
 }
 
 #[test]
