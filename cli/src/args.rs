@@ -23,7 +23,7 @@ pub enum Command {
     /// Train what a job file says: on this machine, or on a cluster
     Submit(Submit),
     /// Run any command, like torchrun: on this machine, or on a cluster
-    Run(crate::run::Run),
+    Run(Box<crate::run::Run>),
     /// Show where the time of a job's step goes, op by op, on this machine
     Profile(Profile),
     /// Show what this machine can compute on: GPUs, their libraries, and what is missing

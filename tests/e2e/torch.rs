@@ -205,7 +205,7 @@ fn check(script: &Script, fault: Fault, python: &str) -> String {
     } else {
         assert!(result["reason"].as_str().is_some_and(|r| r.contains("rank 1 exited with code 7")), "{name}: {result}");
     }
-    let begins = said.lines().filter_map(|line| line.split_once("begins at step ")).last();
+    let begins = said.lines().filter_map(|line| line.split_once("begins at step ")).next_back();
     match begins.and_then(|(_, rest)| rest.split(' ').next()) {
         Some(step) => {
             assert_ne!(step, "0", "{name}: it did not go on from its checkpoint: {said}");

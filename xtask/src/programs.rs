@@ -83,6 +83,8 @@ enum Said {
     End,
 }
 
+type Word = (usize, Said);
+
 /// Runs programs until all have ended, or time is up.
 pub struct Crew<'a> {
     waiting: VecDeque<Program>,
@@ -90,7 +92,8 @@ pub struct Crew<'a> {
     /// Given to a program before it starts.
     arrange: &'a dyn Fn(&mut Command),
     until: Instant,
-    said: (SyncSender<(usize, Said)>, Receiver<(usize, Said)>),
+    /// Of each running program, by its number.
+    said: (SyncSender<Word>, Receiver<Word>),
     started: usize,
     owns_groups: bool,
 }

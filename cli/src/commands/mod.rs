@@ -46,7 +46,7 @@ pub fn run(command: Command) -> Outcome {
 async fn run_async(command: Command) -> Outcome {
     match command {
         Command::Submit(args) => submit::run(args).await,
-        Command::Run(args) => crate::run::run(args).await,
+        Command::Run(args) => crate::run::run(*args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Logs(args) => logs::run(args).await,

@@ -17,13 +17,16 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// A state, and its copy on the GPU.
+type Copied = (Weak<Vec<f32>>, Weak<Arena>);
+
 pub struct CudaForward {
     gpu: Arc<Gpu>,
     plans: ForwardPlans,
     /// One for each plan.
     programs: Vec<Program>,
     /// The state that was copied last. Whoever computes with it keeps it there.
-    copied: Mutex<Option<(Weak<Vec<f32>>, Weak<Arena>)>>,
+    copied: Mutex<Option<Copied>>,
 }
 
 /// What a call runs in. Fields are dropped in this order: what runs goes before the memory that it runs in.

@@ -10,6 +10,7 @@ use crate::cluster::repo;
 use elastic_tests::skip::skip;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
+use std::slice::from_ref;
 
 /// One end of an arrow.
 #[derive(Clone, Debug)]
@@ -260,14 +261,14 @@ fn policies_are_read_as_the_api_means_them() {
     };
     assert!(asks(&[], "stranger", "agent", 1), "without a policy all is open");
     let nothing = policy(json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }));
-    assert!(!asks(&[nothing.clone()], "stranger", "agent", 1) && !asks(&[nothing.clone()], "agent", OUTSIDE, 1));
+    assert!(!asks(from_ref(&nothing), "stranger", "agent", 1) && !asks(from_ref(&nothing), "agent", OUTSIDE, 1));
     let both = json!([{ "from": [{ "podSelector": {}, "namespaceSelector": { "matchLabels": { "a": "b" } } }] }]);
     let both = policy(json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": both }));
     assert!(!asks(&[both], "client", "agent", 1), "selectors of one peer hold together, and the namespace is not ours");
     let own = json!([{ "from": [{ "podSelector": { "matchLabels": { "elastic.client": "true" } } }] }]);
     let own = policy(json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": own }));
-    assert!(asks(&[own.clone()], "client", "agent", 1) && !asks(&[own], "client elsewhere", "agent", 1));
+    assert!(asks(from_ref(&own), "client", "agent", 1) && !asks(&[own], "client elsewhere", "agent", 1));
     let out = json!([{ "to": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"] } }] }]);
     let out = policy(json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": out }));
-    assert!(asks(&[out.clone()], "agent", OUTSIDE, 1) && !asks(&[out], "agent", METADATA, 1));
+    assert!(asks(from_ref(&out), "agent", OUTSIDE, 1) && !asks(&[out], "agent", METADATA, 1));
 }

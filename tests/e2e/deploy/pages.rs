@@ -99,7 +99,7 @@ impl StandIns {
     /// Or why there are none here.
     fn make() -> Result<StandIns, String> {
         // A bridge and a namespace of the network, as the pods need them.
-        let tried = "mount -t tmpfs none /run && ip link add b type bridge && ip netns add n && chroot / true";
+        let tried = "mount -t tmpfs none /run && ip link add name pods0 type bridge && ip netns add n && chroot / true";
         let out = Command::new(SPACES[0]).args(&SPACES[1..]).args(["-c", tried]).stdin(Stdio::null()).output();
         if !out.is_ok_and(|out| out.status.success()) {
             return Err("cannot make namespaces here (needs root, util-linux and iproute2)".into());
