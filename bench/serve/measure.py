@@ -51,7 +51,7 @@ TOLERANCE = 1e-4
 # Open loops are cut into so many, of which medians are taken: a stall of the machine shows in one.
 PARTS = 3
 # A stall of the machine is as long as a change of versions: many are seen.
-SWAPS = 9
+SWAPS = 25
 ROWS = 64
 
 
