@@ -4,6 +4,7 @@ use crate::exit::mistake;
 use anyhow::{Context, Result, anyhow};
 use elastic_bundle::{Bundle, Description, Lived, Model, Provenance, Shape, Tensor};
 use elastic_checkpoint::{Restored, TensorBytes, newest_whole, newest_whole_in};
+use elastic_serve::repository::scan;
 use elastic_spec::about::{About, JOB, TOKENIZER, VIEWS};
 use elastic_spec::batch::DataShape;
 use elastic_spec::job::DataSource;
@@ -42,24 +43,20 @@ pub struct Asked<'a> {
 /// A bundle where there is a bundle, the newest of a model's versions where there are versions, else a run or a
 /// checkpoint.
 pub fn find(path: &Path, asked: &Asked) -> Result<Named> {
-    let is_bundle = path.join("model.json").exists();
-    let newest = if is_bundle || path.join(JOB).exists() { None } else { newest_version(path) };
-    if !is_bundle && newest.is_none() {
-        return of_run(path, asked);
-    }
-    let path = newest.as_deref().unwrap_or(path);
-    let bundle = Bundle::open(path).map_err(|error| anyhow!("{error}"))?;
-    let provenance = elastic_bundle::read_provenance(path).map_err(|error| anyhow!("{error}"))?;
+    let dir = match path.join("model.json").exists() {
+        true => Some(path.to_path_buf()),
+        false if path.join(JOB).exists() => None,
+        false => newest_version(path),
+    };
+    let Some(dir) = dir else { return of_run(path, asked) };
+    let bundle = Bundle::open(&dir).map_err(|error| anyhow!("{error}"))?;
+    let provenance = elastic_bundle::read_provenance(&dir).map_err(|error| anyhow!("{error}"))?;
     Ok(Named { model: bundle.model, provenance: provenance.unwrap_or_default(), about: None })
 }
 
-/// Of a model's directory in a registry: the version that a server would answer with.
+/// Of a model's directory in a registry, whatever labels there are.
 fn newest_version(path: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(path).ok()?.filter_map(Result::ok);
-    let number = |entry: &std::fs::DirEntry| entry.file_name().to_str()?.parse::<u64>().ok();
-    // A version's manifest is written last.
-    let versions = entries.filter(|entry| entry.path().join("manifest.json").is_file());
-    Some(versions.filter_map(|entry| Some((number(&entry)?, entry.path()))).max()?.1)
+    scan::of_model(path).ok()?.versions.pop_last().map(|(_, version)| version.dir)
 }
 
 fn of_run(path: &Path, asked: &Asked) -> Result<Named> {

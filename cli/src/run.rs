@@ -144,8 +144,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const AGAIN_EVERY: Duration = Duration::from_millis(500);
 /// A job that does not start says why after this.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// From SIGTERM to SIGKILL, where nobody says otherwise.
-const GRACE_S: u32 = 8;
 /// Runs the script in the interpreter that was started for it.
 const RUN_PATH: &str = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')";
 /// What the processes print last may take so long to arrive.
@@ -179,7 +177,7 @@ fn spec(args: &Run) -> Result<JobSpec> {
     let mut command = CommandSpec::of(words(args)?, whole(&folder)?);
     command.processes = processes(&args.nproc_per_node)?;
     command.env = args.env.iter().map(|text| variable(text)).collect::<Result<BTreeMap<_, _>>>()?;
-    command.grace_s = grace_s(args.shutdown_timeout)?;
+    command.grace_s = grace_s(args.shutdown_timeout)?.unwrap_or(command.grace_s);
     command.log_dir = args.log_dir.as_deref().map(whole).transpose()?;
     if command.log_dir.is_none() && !(args.redirects.is_none() && args.tee.is_none()) {
         command.log_dir = Some(whole(&args.runs.join("streams"))?);
@@ -220,12 +218,11 @@ fn processes(text: &str) -> Result<u16> {
 }
 
 /// torchrun's own variable counts where there is no flag.
-fn grace_s(said: Option<u32>) -> Result<u32> {
+fn grace_s(said: Option<u32>) -> Result<Option<u32>> {
     const NAME: &str = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT";
     match (said, inherited(NAME)) {
-        (Some(seconds), _) => Ok(seconds),
-        (None, Some(text)) => text.parse().with_context(|| format!("{NAME}={text}: whole seconds are meant")),
-        (None, None) => Ok(GRACE_S),
+        (None, Some(text)) => text.parse().map(Some).with_context(|| format!("{NAME}={text}: whole seconds are meant")),
+        (said, _) => Ok(said),
     }
 }
 

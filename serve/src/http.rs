@@ -21,7 +21,7 @@ use crate::serving::Which;
 use crate::state::{Phase, Shared};
 use answer::Answer;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 use route::{Dialect, Route};
 use serde_json::json;
@@ -37,7 +37,7 @@ pub async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Inco
     let dialect = route.as_ref().map_or_else(|_| Dialect::of(head.uri.path()), Route::dialect);
     let headers = head.headers;
     let answered = match route {
-        Ok(route) => match admit(&shared, &route, &headers) {
+        Ok(route) => match shared.config.keys.admit(&headers, route.needed()) {
             Ok(()) => dispatch(&shared, route, &headers, body).await,
             Err(refusal) => {
                 shared.config.door.refused(Some(peer), head.uri.path(), &refusal);
@@ -56,13 +56,6 @@ pub async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Inco
         *answer.body_mut() = body::Reply::Whole(None);
     }
     Ok(answer)
-}
-
-/// Whether the caller may ask this, by the key that is shown.
-fn admit(shared: &Shared, route: &Route, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(needed) = route.needed() else { return Ok(()) };
-    let bytes = |name: &str| headers.get(name).map(|value| value.as_bytes());
-    shared.config.keys.check(bytes(AUTHORIZATION.as_str()), bytes("x-api-key"), needed)
 }
 
 async fn dispatch(shared: &Arc<Shared>, route: Route, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {

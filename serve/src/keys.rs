@@ -7,6 +7,7 @@ use crate::limits::SMALL_FILE_BYTES_MAX;
 use crate::refusal::Refusal;
 use elastic_spec::Digest;
 use elastic_spec::access::{Role, same_digest};
+use hyper::header::HeaderMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -63,8 +64,15 @@ impl Keys {
         self.0.is_none()
     }
 
+    /// Whether who sends these headers may do what needs `needed`; None: anybody may.
+    pub fn admit(&self, headers: &HeaderMap, needed: Option<Role>) -> Result<(), Refusal> {
+        let Some(needed) = needed else { return Ok(()) };
+        let bytes = |name: &str| headers.get(name).map(|value| value.as_bytes());
+        self.check(bytes("authorization"), bytes("x-api-key"), needed)
+    }
+
     /// `authorization` as `Bearer KEY`, or the bare key of another header, for what needs `needed`.
-    pub fn check(&self, authorization: Option<&[u8]>, bare: Option<&[u8]>, needed: Role) -> Result<(), Refusal> {
+    fn check(&self, authorization: Option<&[u8]>, bare: Option<&[u8]>, needed: Role) -> Result<(), Refusal> {
         let Some(ring) = &self.0 else { return Ok(()) };
         let bearer = authorization.and_then(|value| {
             let (word, key) = value.split_at_checked(7)?;

@@ -3,7 +3,6 @@
 
 use super::serve::{MESSAGE_BYTES_MAX, Peer};
 use super::weighed::Weighed;
-use crate::refusal::Refusal;
 use crate::state::Shared;
 use elastic_spec::access::Role;
 use std::convert::Infallible;
@@ -24,12 +23,6 @@ pub(super) struct Gate<S> {
 impl<S> Gate<S> {
     pub fn new(inner: S, shared: Arc<Shared>) -> Gate<S> {
         Gate { inner, shared }
-    }
-
-    fn admit<B>(&self, request: &http::Request<B>) -> Result<(), Refusal> {
-        let Some(needed) = needed(request.uri().path()) else { return Ok(()) };
-        let bytes = |name: &str| request.headers().get(name).map(|value| value.as_bytes());
-        self.shared.config.keys.check(bytes("authorization"), bytes("x-api-key"), needed)
     }
 }
 
@@ -59,7 +52,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        match self.admit(&request) {
+        match self.shared.config.keys.admit(request.headers(), needed(request.uri().path())) {
             Ok(()) => {
                 let weighed = |body| Weighed::new(body, self.shared.bodies.clone(), MESSAGE_BYTES_MAX);
                 Box::pin(self.inner.call(request.map(weighed)))

@@ -34,8 +34,8 @@ pub fn scan(root: &Path) -> Result<Found, String> {
         let dir = root.join(&name);
         let model = match bundle(&dir) {
             Some(version) => FoundModel { versions: [(1, version)].into(), labels: labels(&dir) },
-            None => match directories(&dir) {
-                Ok(entries) => versions(&dir, &entries),
+            None => match of_model(&dir) {
+                Ok(model) => model,
                 // It vanished between two looks, or is not for us.
                 Err(_) => continue,
             },
@@ -43,6 +43,11 @@ pub fn scan(root: &Path) -> Result<Found, String> {
         models.insert(name, model);
     }
     Ok(Found { models })
+}
+
+/// A model's directory: its versions, and the labels that they have.
+pub fn of_model(dir: &Path) -> Result<FoundModel, String> {
+    Ok(versions(dir, &directories(dir)?))
 }
 
 fn versions(dir: &Path, entries: &[String]) -> FoundModel {
