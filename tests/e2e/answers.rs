@@ -1,11 +1,11 @@
 //! The server's answers are those of `elastic evaluate`, bit for bit: of each example's model, at every batch size and
 //! every place in a batch, with others' rows beside them, and for tokens with and without something behind them.
 
-use crate::cluster::{Guarded, elastic, free_port, job_file, run, submit_local, wait_for};
-use crate::serving::{Client, get};
+use crate::cluster::{Guarded, elastic, job_file, run, submit_local};
+use crate::serving::{Client, ready};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// One over the largest batch that the server computes at once, and one over twice that.
 const SIZES: [usize; 11] = [1, 2, 3, 7, 16, 31, 63, 64, 65, 100, 129];
@@ -50,12 +50,7 @@ struct Up {
 }
 
 fn serve(bundle: &Path) -> Up {
-    let port = free_port();
-    let mut command = Command::new(elastic());
-    command.arg("serve").arg(bundle).args(["--http", &format!(":{port}"), "--grpc", "off"]);
-    let process = Guarded(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("elastic serve starts"));
-    let ready = || get(port, "/v2/health/ready").is_some_and(|answer| answer.status == 200).then_some(());
-    wait_for("the server is ready", 20, ready);
+    let (process, port) = ready(bundle);
     let model = std::fs::read(bundle.join("model.json")).expect("model.json");
     let model: Value = serde_json::from_slice(&model).expect("JSON");
     Up { _process: process, port, name: model["name"].as_str().expect("a name").to_string() }

@@ -41,6 +41,15 @@ fn start(registry: &Path, port: u16) -> Guarded {
     Guarded(command.spawn().expect("elastic serve starts"))
 }
 
+/// A server of these models that is ready, and its port.
+pub fn ready(models: &Path) -> (Guarded, u16) {
+    let port = free_port();
+    let server = start(models, port);
+    let is_ready = || get(port, "/v2/health/ready").is_some_and(|answer| answer.status == 200).then_some(());
+    wait_for("the server is ready", 20, is_ready);
+    (server, port)
+}
+
 /// Ends the clients when the test ends, however it does.
 struct Stop<'a>(&'a AtomicBool);
 
@@ -96,7 +105,7 @@ impl Client {
     }
 }
 
-pub fn get(port: u16, path: &str) -> Option<Answer> {
+fn get(port: u16, path: &str) -> Option<Answer> {
     Client::connect(port).ok()?.ask(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).ok()
 }
 
@@ -121,10 +130,7 @@ fn read(answer: &Answer) -> (u64, Value) {
 fn a_served_model_changes_versions_under_load_and_drains_without_losing_a_request() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let registry = registry(dir.path());
-    let port = free_port();
-    let mut server = start(&registry, port);
-    let ready = || get(port, "/v2/health/ready").is_some_and(|answer| answer.status == 200).then_some(());
-    wait_for("the server is ready", 20, ready);
+    let (mut server, port) = ready(&registry);
     let request = request();
     let (_, logits) = read(&Client::connect(port).and_then(|mut client| client.ask(&request)).expect("an answer"));
 

@@ -17,16 +17,16 @@ use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-fn on<T>(work: impl Future<Output = T>) -> T {
+pub fn on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-async fn client(up: &Up) -> GrpcInferenceServiceClient<Channel> {
+pub async fn client(up: &Up) -> GrpcInferenceServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{}", up.grpc)).unwrap();
     GrpcInferenceServiceClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(usize::MAX)
 }
 
-fn good() -> ModelInferRequest {
+pub fn good() -> ModelInferRequest {
     let contents = InferTensorContents { fp32_contents: rows(1, 0).concat(), ..Default::default() };
     let input = InferInputTensor {
         name: "input".into(),

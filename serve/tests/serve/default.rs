@@ -1,11 +1,10 @@
 //! Who names neither a version nor a label: the version labelled `live` answers, by every protocol, and says so alike.
 
+use crate::bad_grpc::{client as client_of, good, on};
 use crate::models::{CONTEXT, expected, mlp, put, rows, writer};
-use crate::up::Up;
+use crate::rest::floats;
+use crate::up::{Up, until};
 use elastic_serve::Config;
-use elastic_serve::grpc::wire::grpc_inference_service_client::GrpcInferenceServiceClient;
-use elastic_serve::grpc::wire::model_infer_request::InferInputTensor;
-use elastic_serve::grpc::wire::*;
 use elastic_serve::repository::bundles;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -25,16 +24,6 @@ fn label(dir: &Path, labels: &Value) {
     std::fs::rename(aside, dir.join("digits/labels.json")).unwrap();
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..3_000 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("not within 15 s: {what}");
-}
-
 fn ask() -> String {
     let input = json!({ "name": "input", "shape": [1, 64], "datatype": "FP32", "data": rows(1, 0) });
     json!({ "inputs": [input], "outputs": [{ "name": "logits" }] }).to_string()
@@ -50,27 +39,10 @@ fn told(up: &Up) -> Vec<u64> {
     let predicted = client.post("/v1/models/digits:predict", &json!({ "instances": rows(1, 0) }).to_string()).json();
     let logits: Vec<f32> = floats(&predicted["predictions"][0]["logits"]);
     let by_bits = (1..9).find(|seed| expected(&mlp(*seed as usize), &rows(1, 0)) == logits).expect("a version's bits");
-    let of_grpc = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", up.grpc)).unwrap();
-        let mut client = GrpcInferenceServiceClient::new(endpoint.connect().await.unwrap());
-        let contents = InferTensorContents { fp32_contents: rows(1, 0).concat(), ..Default::default() };
-        let input = InferInputTensor {
-            name: "input".into(),
-            datatype: "FP32".into(),
-            shape: vec![1, 64],
-            contents: Some(contents),
-            ..Default::default()
-        };
-        let request = ModelInferRequest { model_name: "digits".into(), inputs: vec![input], ..Default::default() };
-        let answer = client.model_infer(request).await.unwrap().into_inner();
-        answer.model_version.parse::<u64>().unwrap()
-    });
+    let answer = on(async { client_of(up).await.model_infer(good()).await }).unwrap().into_inner();
+    let of_grpc = answer.model_version.parse::<u64>().unwrap();
     let all = [&infer["model_version"], &metadata["parameters"]["version"], &v1_metadata["model_spec"]["version"]];
     all.into_iter().map(number).chain([by_bits, of_grpc]).collect()
-}
-
-fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().expect("numbers").iter().map(|n| n.as_f64().unwrap() as f32).collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::models::{FEATURES, expected, mlp, put, rows};
-use crate::up::Up;
+use crate::up::{Up, until};
 use elastic_serve::repository::{Open, bundles};
 use elastic_serve::testing::{Held, echo};
 use elastic_serve::{Config, Keys};
@@ -21,17 +21,6 @@ fn ask(rows: &[Vec<f32>]) -> String {
 
 fn version(answer: &Value) -> u64 {
     answer["model_version"].as_str().unwrap().parse().unwrap()
-}
-
-/// Waits for a condition, with a bound.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..3_000 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("not within 15 s: {what}");
 }
 
 fn quick(models: &Path) -> Config {

@@ -5,7 +5,7 @@ use crate::up::Up;
 use elastic_bundle::{Predictor, class_of};
 use serde_json::{Value, json};
 
-fn floats(value: &Value) -> Vec<f32> {
+pub fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap() as f32).collect()
 }
 

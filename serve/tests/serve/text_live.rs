@@ -4,7 +4,7 @@
 use crate::client::Client;
 use crate::models::{put, writer};
 use crate::text::{CONTEXT, PATH};
-use crate::up::Up;
+use crate::up::{Up, until};
 use elastic_serve::repository::{Open, bundles};
 use elastic_serve::serving::Which;
 use elastic_serve::testing::{Held, Hold, held_texts};
@@ -25,17 +25,6 @@ fn held(dir: &Path, held: &Held, change: impl FnOnce(&mut Config)) -> Up {
         Ok(if dir.ends_with("1") { held_texts(model, &held) } else { model })
     });
     Up::with(config, open)
-}
-
-/// Waits for a condition, with a bound.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..3_000 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("not within 15 s: {what}");
 }
 
 /// A figure of `/metrics`, of the model's newest version.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub struct Up {
@@ -63,4 +64,15 @@ impl Drop for Up {
         self.begin_to_drain();
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// Waits for a condition, with a bound.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3_000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("not within 15 s: {what}");
 }
