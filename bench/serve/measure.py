@@ -73,12 +73,13 @@ class Calm:
     MEMORY = ("kdamond", "kcompactd", "khugepaged", "kswapd")
 
     def __init__(self, aside=False):
-        self.aside, self.cores = aside, {}
+        self.aside, self.cores, self.policies = aside, {}, {}
 
     def __enter__(self):
-        for tid in self.tasks():
+        for tid, policy in self.tasks():
             try:
                 os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+                self.policies[tid] = policy
                 if self.aside and tid != os.getpid():
                     cores = os.sched_getaffinity(tid)
                     os.sched_setaffinity(tid, {int(LOAD_CORE)})
@@ -88,9 +89,9 @@ class Calm:
 
     def __exit__(self, *_):
         # Their children too, which began as they were.
-        for tid in self.tasks():
+        for tid, _ in self.tasks():
             try:
-                os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+                os.sched_setscheduler(tid, self.policies.get(tid, os.SCHED_OTHER), os.sched_param(0))
                 if self.aside and os.sched_getaffinity(tid) == {int(LOAD_CORE)}:
                     os.sched_setaffinity(tid, self.cores.get(tid, range(os.cpu_count())))
             except OSError:
@@ -99,9 +100,10 @@ class Calm:
     def tasks(self):
         for task in pathlib.Path("/proc").glob("[0-9]*/task/*") if CALM else ():
             try:
-                is_memory = (task / "comm").read_text().startswith(self.MEMORY)
-                if (is_memory or (task / "maps").read_text()) and os.sched_getscheduler(int(task.name)) in (os.SCHED_OTHER, os.SCHED_IDLE):
-                    yield int(task.name)
+                policy = os.sched_getscheduler(int(task.name))
+                is_usual = policy & ~os.SCHED_RESET_ON_FORK in (os.SCHED_OTHER, os.SCHED_IDLE)
+                if is_usual and ((task / "comm").read_text().startswith(self.MEMORY) or (task / "cmdline").read_bytes()):
+                    yield int(task.name), policy
             except OSError:
                 continue
 
@@ -269,12 +271,11 @@ def swap(model, seconds, turn):
     """Ours at half of its capacity, in turn undisturbed and with a new version in the middle."""
     server = Server("elastic", model, ["--poll-ms", "50"])
     home = model.registry / model.name
-    newest = lambda: max(int(path.name) for path in home.iterdir() if path.name.isdigit())
+    ahead = home / ".next"
 
     def publish():
         time.sleep(0.6 * seconds)
-        shutil.copytree(home / "1", home / ".next")
-        (home / ".next").rename(home / str(newest() + 1))
+        ahead.rename(home / str(newest))
 
     def answers():
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v2/models/{model.name}", timeout=2) as answer:
@@ -283,11 +284,14 @@ def swap(model, seconds, turn):
     try:
         capacity = server.load(model, "v2", [closed("closed 32", 32, seconds)])["closed 32"]["per_s"]
         parts = []
-        for part in range(SWAPS):
-            seed = turn * SWAPS + part
+        for newest in range(2, SWAPS + 2):
+            seed = turn * SWAPS + newest
+            # Who copies a version is not on the server's core: it lies there already.
+            shutil.copytree(home / "1", ahead)
+            os.sync()
             still = server.load(model, "v2", [opened("still", capacity / 2, seconds, seed)])
             swaps = server.load(model, "v2", [opened("swaps", capacity / 2, seconds, seed)], publish)
-            assert answers() == [str(newest())], "the newest version answers alone before the run is over"
+            assert answers() == [str(newest)], "the newest version answers alone before the run is over"
             parts.append(still | swaps)
     finally:
         server.end()
