@@ -162,7 +162,8 @@ pub struct Submit {
     /// Directory of the runs, for training on this machine
     #[arg(long, value_name = "DIR", default_value = "runs", value_hint = ValueHint::DirPath)]
     pub runs: PathBuf,
-    /// Publish the result as the next version of its model, to be served: REGISTRY/NAME/VERSION, in a folder or a bucket
+    /// Publish the result as the next version of its model, to be served: REGISTRY/NAME/VERSION, in a folder or a bucket.
+    /// It answers who names no version, unless the model has the label `live`
     #[arg(long, value_name = "REGISTRY", conflicts_with = "detach", value_hint = ValueHint::DirPath)]
     pub export: Option<String>,
     /// End with one line of JSON on stdout

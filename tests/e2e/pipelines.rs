@@ -63,7 +63,9 @@ fn digits_go_from_a_raw_file_to_a_published_model_and_nothing_is_done_twice() {
     let job = repo().join("examples/digits/job.toml").display().to_string();
     let submit =
         ["submit", &job, "--local", "--set", "train.epochs=1", "--runs", "runs", "--export", "registry", "--json"];
-    ended_well(digits.elastic(&submit).output().expect("elastic starts"));
+    let (_, said) = ended_well(digits.elastic(&submit).output().expect("elastic starts"));
+    assert!(said.contains("version 1, labelled live, goes on answering who names none"), "{said}");
+    assert!(said.contains("\n  elastic pipeline label registry digits live 3\n"), "{said}");
     wait_for("version 3", 30, || server.may_get("/v2/models/digits/versions/3"));
     assert_eq!(default()["version"], "1");
     assert_eq!((&asked("")[0]["class"], asked("")), (&7.into(), asked("/labels/live")));

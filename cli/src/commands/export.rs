@@ -3,10 +3,12 @@
 use crate::exit::{Exit, Outcome, mistake};
 use crate::models::{self, Asked, Named, Weights};
 use crate::show;
+use crate::workspace::quoted;
 use anyhow::{Context, Result, anyhow};
 use clap::ValueHint;
 use elastic_bundle::Manifest;
 use elastic_pipeline::registry::Registry;
+use elastic_spec::pipeline::LIVE_LABEL;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +26,9 @@ Examples:
 The newest checkpoint that proves whole is taken. The same model gives the same
 files, byte for byte, whoever trained it on however many workers; who that was
 stands in provenance.json beside them. Nothing is ever replaced: --out must not
-exist yet, and what --registry has already gets no second version.
+exist yet, and what --registry has already gets no second version. A version that
+--registry gets answers who names none, unless the label `live` is elsewhere;
+`elastic pipeline label` moves it.
 
 Exit codes: 0 written, 1 it could not be written, 2 mistakes on the command line.")]
 pub struct Args {
@@ -87,7 +91,9 @@ pub fn run(args: Args) -> Outcome {
     match (&args.registry, &args.out, args.format.of_others()) {
         (Some(registry), _, _) => {
             let published = publish(&named, registry)?;
-            tell_bundle(&args, &named, &published.manifest, &published.place, Some(published.version))
+            let ended = tell_bundle(&args, &named, &published.manifest, &published.place, Some(&published));
+            published.behind.iter().for_each(|words| eprintln!("{words}"));
+            ended
         }
         (None, None, _) => Err(mistake(anyhow!("--out says where to write, or --registry where to publish")).into()),
         (None, Some(out), Some(format)) => in_another_format(&args, &named, format, out),
@@ -123,7 +129,7 @@ fn in_another_format(args: &Args, named: &Named, format: elastic_export::Format,
     Ok(Exit::Ok)
 }
 
-fn tell_bundle(args: &Args, named: &Named, manifest: &Manifest, place: &str, version: Option<u64>) -> Outcome {
+fn tell_bundle(args: &Args, named: &Named, manifest: &Manifest, place: &str, published: Option<&InRegistry>) -> Outcome {
     let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
     if args.json {
         let mut value = json!({
@@ -136,8 +142,9 @@ fn tell_bundle(args: &Args, named: &Named, manifest: &Manifest, place: &str, ver
             "content_sha256": manifest.content_sha256,
             "bytes": bytes,
         });
-        if let Some(version) = version {
-            value["version"] = json!(version);
+        if let Some(published) = published {
+            value["version"] = json!(published.version);
+            value["default"] = json!(published.behind.is_none());
         }
         show::out(&format!("{value}\n"))?;
         return Ok(Exit::Ok);
@@ -159,12 +166,17 @@ struct InRegistry {
     manifest: Manifest,
     version: u64,
     place: String,
+    /// What to say where another version goes on answering who names none.
+    behind: Option<String>,
 }
 
-/// Publishes a run as the next version of its model; gives its place.
-pub fn as_next_version(run: &Path, registry: &str) -> Result<String> {
+/// Publishes a run as the next version of its model, and tells where.
+pub fn as_next_version(run: &Path, registry: &str) -> Result<()> {
     let asked = Asked { run: None, weights: Weights::Best, labels: None };
-    Ok(publish(&models::find(run, &asked)?, registry)?.place)
+    let published = publish(&models::find(run, &asked)?, registry)?;
+    eprintln!("  {:<21}{}", "exported to", published.place);
+    published.behind.iter().for_each(|words| eprintln!("{words}"));
+    Ok(())
 }
 
 fn publish(named: &Named, registry: &str) -> Result<InRegistry> {
@@ -177,7 +189,12 @@ fn publish(named: &Named, registry: &str) -> Result<InRegistry> {
     let version = found.publish(model, &bundle, || ()).with_context(|| format!("publish {model} in {registry}"))?;
     found.verify(model, version).context("read back what was published")?;
     let place = format!("{}/{model}/{version}", registry.trim_end_matches('/'));
-    Ok(InRegistry { manifest, version, place })
+    let live = found.labels(model)?.get(LIVE_LABEL).copied().filter(|live| *live != version);
+    let behind = live.map(|live| {
+        let to = format!("elastic pipeline label {} {model} {LIVE_LABEL} {version}", quoted(registry));
+        format!("version {live}, labelled {LIVE_LABEL}, goes on answering who names none; to have this one instead:\n  {to}")
+    });
+    Ok(InRegistry { manifest, version, place, behind })
 }
 
 /// One name a line; a line end at the end is no name.

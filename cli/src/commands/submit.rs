@@ -295,9 +295,7 @@ fn export_asked(args: &args::Submit, status: &JobStatus) -> Result<()> {
         let why = "is not on this machine; run `elastic export` where it is";
         return Err(anyhow!("--export: the run directory {} {why}", run.display()));
     }
-    let out = super::export::as_next_version(run, registry)?;
-    eprintln!("  {:<21}{out}", "exported to");
-    Ok(())
+    super::export::as_next_version(run, registry)
 }
 
 fn tell(args: &args::Submit, ending: &Ending<'_>) -> Result<()> {
