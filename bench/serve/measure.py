@@ -10,7 +10,7 @@ Closed loop: 1, 8 and 32 connections that each ask again when they have their an
 server's capacity. Open loop: requests at random times at 80 and 120 % of that, times counted from when a request should
 have gone out; at most 256 at once, what finds none of them free is turned away, as a proxy in front would do it.
 
-`swap`: ours at half of its capacity, in turn undisturbed and with a new version in the middle.
+`swap`: ours at half of its capacity, in turn undisturbed and with a new version in the middle; also `wide`, a larger mlp.
 
 A figure is the median over turns, those of open loops over their parts too; a ratio is that of two medians. Triton's models are Python functions, which is what
 pytriton offers: its own backends in C++ are not in that wheel.
@@ -45,8 +45,12 @@ OPEN_CONNECTIONS = 256
 MANY_CONNECTIONS = 960
 # A delay gives a model its own thread.
 QUEUE = ["--queue", "64", "--batch-delay-us", "1"]
-WIDTHS = {"echo": 16, "mlp": 64, "cnn": 64}
-EXAMPLES = {"mlp": "digits", "cnn": "cnn"}
+WIDTHS = {"echo": 16, "mlp": 64, "cnn": 64, "wide": 64}
+EXAMPLES = {"mlp": "digits", "cnn": "cnn", "wide": "digits"}
+# 1.7 million parameters: it has a thread that computes, and loading it takes 50 ms.
+SETS = {"wide": ["--set", "model.hidden=[1536, 1024]"]}
+# Its changes of versions alone are measured, in longer runs.
+SWAPPED = {"wide": 2}
 TOLERANCE = 1e-4
 # Open loops are cut into so many, of which medians are taken: a stall of the machine shows in one.
 PARTS = 3
@@ -136,7 +140,8 @@ class Model:
             self.rows = [[f32(draw.uniform(-10, 10)) for _ in range(self.width)] for _ in range(ROWS)]
         else:
             job = ROOT / "examples" / EXAMPLES[name] / "job.toml"
-            result = said(ELASTIC, "submit", job, "--local", "--json", "--runs", folder / name / "runs", "--set", f"train.epochs={epochs}")
+            result = said(ELASTIC, "submit", job, "--local", "--json", "--runs", folder / name / "runs", "--set", f"train.epochs={epochs}",
+                          *SETS.get(name, ()))
             said(ELASTIC, "export", result["run_dir"], "--out", bundle, "--json")
             out = folder / name / "weights"
             said(ELASTIC, "export", result["run_dir"], "--out", out, "--format", "safetensors", "--json")
@@ -361,7 +366,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=2, help="turns of each server (2)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a closed loop; others in proportion (2)")
-    parser.add_argument("--models", default="echo,mlp,cnn", help="some of echo, mlp, cnn")
+    parser.add_argument("--models", default="echo,mlp,cnn,wide", help="some of echo, mlp, cnn, wide")
     parser.add_argument("--servers", default="elastic,triton,fastapi", help="some of elastic, triton, fastapi")
     parser.add_argument("--parts", default="closed,many,swap", help="some of closed (with the open loops), many, swap")
     parser.add_argument("--calm", action="store_true", help="everything else on the machine runs only when server and load leave it time; needs root")
@@ -378,18 +383,19 @@ def main():
         models = [Model(name, pathlib.Path(folder), options.epochs) for name in options.models.split(",")]
         machine = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
         print(f"{machine}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}", flush=True)
+        whole = [model for model in models if model.name not in SWAPPED]
         for turn in range(options.turns):
             with Calm():
-                for model in models:
+                for model in whole:
                     for who in servers if "closed" in options.parts else ():
                         turns.setdefault((model.name, who), []).append(measure(who, model, options.seconds, turn))
                 if "elastic" in servers and "many" in options.parts:
-                    for model in models:
+                    for model in whole:
                         turns.setdefault((model.name, "elastic+many"), []).append(many(model, options.seconds, turn))
             if "elastic" in servers and "swap" in options.parts:
                 with Calm(aside=True):
                     for model in models:
-                        turns.setdefault((model.name, "elastic+swap"), []).append(swap(model, options.seconds * 0.4, turn))
+                        turns.setdefault((model.name, "elastic+swap"), []).append(swap(model, options.seconds * 0.4 * SWAPPED.get(model.name, 1), turn))
     results = {key: median(found) for key, found in turns.items()}
     show(results, [who for who in servers if who != "elastic"])
     print(f"load at the end {os.getloadavg()[0]:.1f}")

@@ -65,7 +65,7 @@ def cnn(weights):
 def load(name, path):
     """A function of a batch of rows, as its rows alone need it."""
     weights = read_safetensors(path) if path else {}
-    run = {"echo": echo, "mlp": mlp, "cnn": cnn}[name](weights)
+    run = {"echo": echo, "mlp": mlp, "wide": mlp, "cnn": cnn}[name](weights)
 
     def answer(x):
         with torch.inference_mode():

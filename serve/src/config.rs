@@ -43,7 +43,7 @@ impl Config {
             models,
             mirror: None,
             policy: Policy::default(),
-            hands: Hands { instances: 1, threads: 1 },
+            hands: Hands { instances: 1, threads: 1, behind: false },
             text: text::Policy::default(),
             keep: 1,
             poll: Some(Duration::from_secs(2)),

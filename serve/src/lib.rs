@@ -9,6 +9,7 @@
 //! There is no path from here to training: the two meet in a bundle, which [`bundled`] alone opens.
 
 mod patient;
+mod quiet;
 pub mod server;
 
 pub mod config;

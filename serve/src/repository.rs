@@ -12,9 +12,10 @@ pub mod scan;
 use crate::bundled;
 use crate::clock::now_us;
 use crate::model::{Model, Takes};
+use crate::quiet;
 use crate::refusal::{Refusal, quote};
 use crate::server::raised;
-use crate::serving::{Entry, Left, Loaded, Table};
+use crate::serving::{Entry, Hands, Left, Loaded, Table};
 use crate::state::{Shared, View};
 use machine::{Effect, Event, Load, Machine};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -271,7 +272,9 @@ impl Repository {
         let Some(load) = self.loads.pop_front() else { return };
         self.loading = true;
         let (open, done) = (self.open.clone(), self.done.clone());
-        let (policy, hands) = (self.shared.config.policy, self.shared.config.hands);
+        let policy = self.shared.config.policy;
+        // While nobody answers there is nobody to stand behind.
+        let hands = Hands { behind: !self.live.is_empty(), ..self.shared.config.hands };
         let text = self.shared.config.text;
         let mirror = self.shared.config.mirror.as_ref();
         let refused = mirror.and_then(|mirror| mirror.refusal(&load.name, load.version, load.mark));
@@ -279,9 +282,9 @@ impl Repository {
             let (name, version) = (load.name.clone(), load.version);
             let left = Left(Box::new(move || info!(model = %name, version, "a version has answered its last request")));
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let model = refused.map_or_else(|| open(&load.dir), Err)?;
+                let model = refused.map_or_else(|| quiet::run(hands.behind, || open(&load.dir)), Err)?;
                 let loaded = Loaded::start(&load.name, load.version, model, policy, hands, Some(left))?;
-                let loaded = loaded.with_text(text, hands.threads);
+                let loaded = loaded.with_text(text, hands);
                 if let (Takes::Tokens { .. }, Err(why)) = (&loaded.face().takes, loaded.text()) {
                     info!(model = %load.name, version = load.version, %why, "texts are not continued");
                 }

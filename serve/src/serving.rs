@@ -4,14 +4,16 @@
 
 use crate::batching::Policy;
 use crate::batching::crew::{By, Crew, Done};
-use crate::clock::now_us;
+use crate::clock::{now_us, thread_us};
 use crate::limits::TIMEOUT_MAX;
 use crate::model::{Face, Model, Predict};
+use crate::quiet;
 use crate::refusal::{Refusal, quote};
 use crate::stats::Stats;
 use crate::tensor::Rows;
 use crate::text;
 use crate::text::scribe::Scribe;
+use elastic_tensor::backend;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -47,10 +49,12 @@ pub struct Hands {
     pub instances: usize,
     /// … and threads that one of them computes on.
     pub threads: usize,
+    /// It stands behind those who answer meanwhile.
+    pub behind: bool,
 }
 
 impl Loaded {
-    /// Makes the predictors, warms each with a smallest and a full batch, and starts the threads.
+    /// Makes the predictors, warms each with a smallest and full batches, and starts the threads.
     pub fn start(
         name: &str,
         version: u64,
@@ -63,10 +67,10 @@ impl Loaded {
         let mut full_us = u64::MAX;
         for _ in 0..hands.instances.max(1) {
             let mut predictor = model.predictor(hands.threads.max(1))?;
-            for count in [1, policy.rows_max.min(WARM_ROWS_MAX)] {
-                predictor.logits(&warm_rows(model.face(), count))?;
-            }
-            full_us = full_us.min(full_batch_us(model.face(), predictor.as_mut(), policy.rows_max)?);
+            // What it has threads for, it has as those have who answer.
+            let clock = if hands.threads > 1 || backend::is_taken() { now_us } else { thread_us };
+            let warm = || warm(model.face(), predictor.as_mut(), policy.rows_max, clock);
+            full_us = full_us.min(quiet::run(hands.behind, warm)?);
             predictors.push(predictor);
         }
         let by = match Duration::from_micros(full_us) < policy.quick && policy.delay.is_zero() {
@@ -89,8 +93,8 @@ impl Loaded {
     }
 
     /// With what continues texts, where it can be: other requests are answered in any case.
-    pub fn with_text(mut self, policy: text::Policy, threads: usize) -> Loaded {
-        let start = AssertUnwindSafe(|| Scribe::start(self.model.clone(), policy, threads));
+    pub fn with_text(mut self, policy: text::Policy, hands: Hands) -> Loaded {
+        let start = AssertUnwindSafe(|| Scribe::start(self.model.clone(), policy, hands));
         self.text = catch_unwind(start).unwrap_or_else(|_| Err("what continues them panicked as it was made".into()));
         self
     }
@@ -110,6 +114,22 @@ impl Loaded {
     }
 }
 
+/// A smallest and some full batches. Gives how long one of those takes, in µs of the clock; a part of a large one tells. The
+/// shortest of some: the first are slower, and in the middle of one this thread may lose the processor.
+fn warm(face: &Face, predictor: &mut dyn Predict, rows_max: usize, clock: fn() -> u64) -> Result<u64, String> {
+    predictor.logits(&warm_rows(face, 1))?;
+    let rows = warm_rows(face, rows_max.min(WARM_ROWS_MAX));
+    let mut shortest_us = u64::MAX;
+    for _ in 0..FULL_BATCHES {
+        let start_us = clock();
+        predictor.logits(&rows)?;
+        shortest_us = shortest_us.min(clock() - start_us);
+    }
+    Ok(shortest_us * rows_max.div_ceil(rows.count()) as u64)
+}
+
+const FULL_BATCHES: usize = 3;
+
 fn warm_rows(face: &Face, count: usize) -> Rows {
     match &face.takes {
         crate::model::Takes::Features { .. } => Rows::Features { count, values: vec![0.0; count * face.width()] },
@@ -117,21 +137,6 @@ fn warm_rows(face: &Face, count: usize) -> Rows {
         crate::model::Takes::Tokens { .. } => Rows::Tokens { count: 1, length: 1, ids: vec![0] },
     }
 }
-
-/// How long a full batch takes, in µs; a part of a large one tells. The shortest of some: while others answer requests, this
-/// thread may lose the processor in the middle of one.
-fn full_batch_us(face: &Face, predictor: &mut dyn Predict, rows_max: usize) -> Result<u64, String> {
-    let rows = warm_rows(face, rows_max.min(WARM_ROWS_MAX));
-    let mut shortest_us = u64::MAX;
-    for _ in 0..BATCHES_TIMED {
-        let start_us = now_us();
-        predictor.logits(&rows)?;
-        shortest_us = shortest_us.min(now_us() - start_us);
-    }
-    Ok(shortest_us * rows_max.div_ceil(rows.count()) as u64)
-}
-
-const BATCHES_TIMED: usize = 3;
 
 /// A warm-up is not worth more than so many rows.
 const WARM_ROWS_MAX: usize = 64;
@@ -273,7 +278,7 @@ mod tests {
 
     fn table() -> Table {
         let load = |version| {
-            let hands = Hands { instances: 1, threads: 1 };
+            let hands = Hands { instances: 1, threads: 1, behind: false };
             Arc::new(Loaded::start("m", version, echo(2, &Held::new()), Policy::default(), hands, None).unwrap())
         };
         let versions = [3, 12].map(|version| (version, load(version))).into();

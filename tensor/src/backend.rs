@@ -34,6 +34,11 @@ pub fn take(backend: Box<dyn Backend>) -> Result<(), String> {
     TAKEN.set(backend).map_err(|_| taken().map_or_else(String::new, Backend::name))
 }
 
+/// Do this process's networks run on a device?
+pub fn is_taken() -> bool {
+    taken().is_some()
+}
+
 pub(crate) fn taken() -> Option<&'static dyn Backend> {
     TAKEN.get().map(|backend| &**backend)
 }

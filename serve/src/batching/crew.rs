@@ -11,6 +11,7 @@ use super::Policy;
 use super::queue::{Entry, Full, New, Queue, Take};
 use crate::clock::now_us;
 use crate::model::{Model, Predict};
+use crate::quiet;
 use crate::refusal::Refusal;
 use crate::stats::Stats;
 use crate::tensor::Rows;
@@ -209,6 +210,8 @@ impl Shared {
             let predictor = self.computed(predictor, batch);
             self.lock().idle.extend(predictor);
         }
+        // The last one frees what the version has.
+        quiet::step_back();
     }
 
     /// Computes a batch and gives the predictor back, or another one if the model panicked.

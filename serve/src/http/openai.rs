@@ -321,7 +321,7 @@ mod tests {
     fn a_model_is_named_alone_or_with_a_version_or_a_label() {
         let shared = Shared::new(Config::new("models".into()), Orders::new().0);
         let load = |name: &str, version| {
-            let hands = Hands { instances: 1, threads: 1 };
+            let hands = Hands { instances: 1, threads: 1, behind: false };
             let model = echo(2, &Held::new());
             Arc::new(Loaded::start(name, version, model, Default::default(), hands, None).unwrap())
         };

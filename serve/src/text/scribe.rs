@@ -12,7 +12,9 @@ use crate::batching::crew::Times;
 use crate::clock::now_us;
 use crate::limits::WORDS_MAX;
 use crate::model::{Model, Takes};
+use crate::quiet;
 use crate::refusal::Refusal;
+use crate::serving::Hands;
 use elastic_bundle::{AddError, Asking, Completion, Found, Likelihood, Seat, Wanted, likelihood};
 use elastic_transform::Text;
 use std::collections::VecDeque;
@@ -132,17 +134,23 @@ impl Hearing {
 
 impl Scribe {
     /// Returns warm. The error says why texts of the model are not continued.
-    pub fn start(model: Arc<dyn Model>, policy: Policy, threads: usize) -> Result<Scribe, String> {
+    pub fn start(model: Arc<dyn Model>, policy: Policy, hands: Hands) -> Result<Scribe, String> {
         let Takes::Tokens { vocab, context } = model.face().takes else {
             return Err("it reads features".into());
         };
         if policy.sequences == 0 {
             return Err("the server continues none (--sequences 0)".into());
         }
+        let threads = hands.threads;
         let flags = |why| format!("{why} (--text-memory-mib, --sequences)");
-        let writer = model.writer(policy.size(threads)).map_err(flags)?;
-        let mut writer = writer.ok_or("its tokens stand for no text")?;
-        warm(&mut writer);
+        let make = || {
+            let mut writer =
+                model.writer(policy.size(threads)).map_err(flags)?.ok_or("its tokens stand for no text")?;
+            warm(&mut writer);
+            Ok(writer)
+        };
+        // Threads that it has for itself would stay behind.
+        let writer = quiet::run(hands.behind && threads <= 1, make)?;
         let state = Mutex::new(State { desk: Desk::new(&policy), life: Life::Open });
         let text = writer.text.clone();
         let longest = text.longest();
@@ -298,6 +306,8 @@ impl Shared {
                 }
             }
         }
+        // What the texts had is freed behind those who answer.
+        quiet::step_back();
     }
 
     /// Those who wait hear that there is nobody.

@@ -4,6 +4,7 @@ use crate::models::{put, writer};
 use elastic_bundle::{Asking, Finish, Penalties, Sampling};
 use elastic_serve::bundled;
 use elastic_serve::refusal::Refusal;
+use elastic_serve::serving::Hands;
 use elastic_serve::text::scribe::{Hearing, Scribe};
 use elastic_serve::text::{Ask, Policy, Word};
 use std::time::{Duration, Instant};
@@ -13,7 +14,12 @@ const CONTEXT: usize = 200;
 fn scribe(policy: Policy) -> Scribe {
     let dir = tempfile::tempdir().unwrap();
     put(&dir.path().join("text"), &writer(CONTEXT, 0));
-    Scribe::start(bundled::open(&dir.path().join("text")).unwrap(), policy, 1).unwrap()
+    Scribe::start(
+        bundled::open(&dir.path().join("text")).unwrap(),
+        policy,
+        Hands { instances: 1, threads: 1, behind: true },
+    )
+    .unwrap()
 }
 
 fn ask(max_tokens: usize, n: usize) -> Ask {
