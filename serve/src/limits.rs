@@ -8,6 +8,8 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 pub const BODIES_BYTES_MAX: usize = 512 << 20;
 /// A body up to this size is not counted against that.
 pub const BODY_BYTES_SMALL: usize = 64 << 10;
+/// Largest message of a gRPC call that needs no key, in bytes: it has none.
+pub const PROBE_BYTES_MAX: usize = 1 << 10;
 /// How deep lists and objects of a JSON text may lie in each other.
 pub const JSON_DEPTH_MAX: usize = 100;
 /// Headers of a request: how many, and how many bytes with the request line.

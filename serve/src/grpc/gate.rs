@@ -3,6 +3,7 @@
 
 use super::serve::{MESSAGE_BYTES_MAX, Peer};
 use super::weighed::Weighed;
+use crate::limits::PROBE_BYTES_MAX;
 use crate::state::Shared;
 use elastic_spec::access::Role;
 use std::convert::Infallible;
@@ -52,9 +53,11 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        match self.shared.config.keys.admit(request.headers(), needed(request.uri().path())) {
+        let needed = needed(request.uri().path());
+        match self.shared.config.keys.admit(request.headers(), needed) {
             Ok(()) => {
-                let weighed = |body| Weighed::new(body, self.shared.bodies.clone(), MESSAGE_BYTES_MAX);
+                let most = if needed.is_some() { MESSAGE_BYTES_MAX } else { PROBE_BYTES_MAX };
+                let weighed = |body| Weighed::new(body, self.shared.bodies.clone(), most);
                 Box::pin(self.inner.call(request.map(weighed)))
             }
             Err(refusal) => {

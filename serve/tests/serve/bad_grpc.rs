@@ -133,7 +133,11 @@ fn a_message_beyond_the_bound_is_refused_before_it_is_read() {
 
 /// What is said at once to a call with this body.
 fn call(up: &Up, packing: Option<&str>, body: Reply) -> impl Future<Output = Status> + Send + 'static {
-    let path = "/inference.GRPCInferenceService/ModelInfer";
+    call_of(up, "ModelInfer", packing, body)
+}
+
+fn call_of(up: &Up, name: &str, packing: Option<&str>, body: Reply) -> impl Future<Output = Status> + Send + 'static {
+    let path = format!("/inference.GRPCInferenceService/{name}");
     let request = http::Request::post(format!("http://{}{path}", up.grpc));
     let request = request.header("content-type", "application/grpc").header("te", "trailers");
     let request = packing.into_iter().fold(request, |request, packing| request.header("grpc-encoding", packing));
@@ -181,6 +185,24 @@ fn messages_that_come_share_the_budget_of_all_bodies() {
         assert!(client(&up).await.model_infer(good()).await.is_ok(), "a small one is answered");
         held.shutdown().await;
         until("who went away has given back its part", || up.shared.bodies.take(BODIES_BYTES_MAX).is_ok()).await;
+    });
+}
+
+/// They are answered without a key, so that nobody could be told from anybody.
+#[test]
+fn probes_hold_nothing_of_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = up(dir.path());
+    on(async {
+        for name in ["ServerLive", "ServerReady"] {
+            let announced = [&[0][..], &(BODY_BYTES_MAX as u32).to_be_bytes()].concat();
+            let pieces =
+                tokio_stream::StreamExt::chain(tokio_stream::once(Bytes::from(announced)), tokio_stream::pending());
+            let refused = call_of(&up, name, None, Reply::Live(Box::pin(pieces))).await;
+            assert_eq!(refused.code(), Code::OutOfRange, "{name}: {refused}");
+            assert!(refused.message().contains("too large: at most 1024"), "{refused}");
+        }
+        assert!(up.shared.bodies.take(BODIES_BYTES_MAX).is_ok());
     });
 }
 
