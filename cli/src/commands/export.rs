@@ -129,7 +129,13 @@ fn in_another_format(args: &Args, named: &Named, format: elastic_export::Format,
     Ok(Exit::Ok)
 }
 
-fn tell_bundle(args: &Args, named: &Named, manifest: &Manifest, place: &str, published: Option<&InRegistry>) -> Outcome {
+fn tell_bundle(
+    args: &Args,
+    named: &Named,
+    manifest: &Manifest,
+    place: &str,
+    published: Option<&InRegistry>,
+) -> Outcome {
     let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
     if args.json {
         let mut value = json!({
@@ -192,7 +198,9 @@ fn publish(named: &Named, registry: &str) -> Result<InRegistry> {
     let live = found.labels(model)?.get(LIVE_LABEL).copied().filter(|live| *live != version);
     let behind = live.map(|live| {
         let to = format!("elastic pipeline label {} {model} {LIVE_LABEL} {version}", quoted(registry));
-        format!("version {live}, labelled {LIVE_LABEL}, goes on answering who names none; to have this one instead:\n  {to}")
+        format!(
+            "version {live}, labelled {LIVE_LABEL}, goes on answering who names none; to have this one instead:\n  {to}"
+        )
     });
     Ok(InRegistry { manifest, version, place, behind })
 }

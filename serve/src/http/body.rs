@@ -44,13 +44,23 @@ impl Budget {
     }
 }
 
+impl Share {
+    /// It turned out to be no more than so much.
+    fn shrink(&mut self, bytes: usize) {
+        let bytes = if bytes <= BODY_BYTES_SMALL { 0 } else { bytes };
+        let freed = self.bytes.saturating_sub(bytes);
+        self.bytes -= freed;
+        self.budget.held.fetch_sub(freed, Relaxed);
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.budget.held.fetch_sub(self.bytes, Relaxed);
     }
 }
 
-/// A request's body, whole and unpacked.
+/// A request's body, whole and unpacked. Dropped as soon as it is read: what it holds is others' too.
 #[derive(Debug)]
 pub struct Whole {
     pub bytes: Bytes,
@@ -68,7 +78,7 @@ pub async fn read(body: Incoming, headers: &HeaderMap, budget: &Arc<Budget>) -> 
         (Packing::None, Some(_)) => said,
         _ => BODY_BYTES_MAX,
     };
-    let share = budget.take(most)?;
+    let mut share = budget.take(most)?;
     let bytes = whole(body, said).await?;
     let bytes = match packing {
         Packing::None => bytes,
@@ -77,6 +87,7 @@ pub async fn read(body: Incoming, headers: &HeaderMap, budget: &Arc<Budget>) -> 
             .await
             .map_err(|error| Refusal::Internal(format!("unpack a body: {error}")))??,
     };
+    share.shrink(bytes.len());
     Ok(Whole { bytes, _share: share })
 }
 
@@ -219,5 +230,12 @@ mod tests {
         assert!(budget.take(BODY_BYTES_SMALL).is_ok());
         drop(first);
         assert!(budget.take(BODY_BYTES_SMALL + 1).is_ok());
+        let mut share = budget.take(BODIES_BYTES_MAX).unwrap();
+        for bytes in [BODY_BYTES_MAX, 2 * BODY_BYTES_MAX, BODY_BYTES_SMALL + 1, BODY_BYTES_SMALL] {
+            share.shrink(bytes);
+            assert_eq!(budget.held.load(Relaxed), share.bytes);
+            assert!(share.bytes <= BODY_BYTES_MAX, "it never grows");
+        }
+        assert_eq!(share.bytes, 0, "a small one is not counted");
     }
 }

@@ -151,7 +151,7 @@ async fn asked(
     }
     let timeout = timeout(headers)?;
     let body = body::read(body, headers, &shared.bodies).await?;
-    let Ask { rows, form } = read_ask(loaded, call, &body).await?;
+    let Ask { rows, form } = read_ask(loaded, call, body).await?;
     let deadline_us = deadline_us(start_us, timeout, shared.config.timeout);
     let (count, length) = (rows.count(), rows.length());
     let done = loaded.infer(rows, deadline_us).await?;
@@ -176,11 +176,11 @@ async fn asked(
 }
 
 /// A large request is read on a thread of its own.
-async fn read_ask(loaded: &Arc<Loaded>, call: Call, body: &Whole) -> Result<Ask, Refusal> {
+async fn read_ask(loaded: &Arc<Loaded>, call: Call, body: Whole) -> Result<Ask, Refusal> {
     if body.bytes.len() <= BODY_BYTES_SMALL {
         return read::read(loaded.face(), call, &body.bytes);
     }
-    let (loaded, bytes) = (loaded.clone(), body.bytes.clone());
-    let read = tokio::task::spawn_blocking(move || read::read(loaded.face(), call, &bytes));
+    let loaded = loaded.clone();
+    let read = tokio::task::spawn_blocking(move || read::read(loaded.face(), call, &body.bytes));
     read.await.map_err(|error| Refusal::Internal(format!("read a request: {error}")))?
 }

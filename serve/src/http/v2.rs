@@ -162,7 +162,7 @@ async fn asked(
     let timeout = timeout(headers)?;
     let json_len = json_length(headers)?;
     let body = body::read(body, headers, &shared.bodies).await?;
-    let ask = read_ask(loaded, json_len, &body).await?;
+    let ask = read_ask(loaded, json_len, body).await?;
     let deadline_us = deadline_us(start_us, ask.timeout.or(timeout), shared.config.timeout);
     let (count, length) = (ask.rows.count(), ask.rows.length());
     let done = loaded.infer(ask.rows, deadline_us).await?;
@@ -188,12 +188,12 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
 }
 
 /// A large request is read on a thread of its own, so that others are not kept waiting.
-async fn read_ask(loaded: &Arc<Loaded>, json_len: Option<usize>, body: &Whole) -> Result<Ask, Refusal> {
+async fn read_ask(loaded: &Arc<Loaded>, json_len: Option<usize>, body: Whole) -> Result<Ask, Refusal> {
     if body.bytes.len() <= BODY_BYTES_SMALL {
         return split(loaded.face(), json_len, &body.bytes);
     }
-    let (loaded, bytes) = (loaded.clone(), body.bytes.clone());
-    let read = tokio::task::spawn_blocking(move || split(loaded.face(), json_len, &bytes));
+    let loaded = loaded.clone();
+    let read = tokio::task::spawn_blocking(move || split(loaded.face(), json_len, &body.bytes));
     read.await.map_err(|error| Refusal::Internal(format!("read a request: {error}")))?
 }
 

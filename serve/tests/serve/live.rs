@@ -3,7 +3,9 @@
 use crate::client::Client;
 use crate::models::{FEATURES, expected, mlp, put, rows};
 use crate::up::{Up, until};
+use elastic_serve::limits::BODIES_BYTES_MAX;
 use elastic_serve::repository::{Open, bundles};
+use elastic_serve::serving::Which;
 use elastic_serve::testing::{Held, echo};
 use elastic_serve::{Config, Keys};
 use serde_json::{Value, json};
@@ -17,6 +19,33 @@ const ASK: &str = "/v2/models/digits/infer";
 fn ask(rows: &[Vec<f32>]) -> String {
     let input = json!({ "name": "input", "shape": [rows.len(), FEATURES], "datatype": "FP32", "data": rows });
     json!({ "inputs": [input], "outputs": [{ "name": "logits" }] }).to_string()
+}
+
+/// A body of unknown length may become as large as any, until it is there.
+#[test]
+fn bodies_without_a_length_hold_what_they_have_once_they_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = Held::new();
+    let up = held(dir.path(), &stop, |_| ());
+    let hold = stop.hold();
+    let body = ask(&rows(1, 0));
+    let request = format!(
+        "POST {ASK} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    let loaded = up.shared.serving.find("digits", &Which::Default).unwrap();
+    let mut clients: Vec<Client> = (0..20).map(|_| up.client()).collect();
+    for (before, client) in clients.iter_mut().enumerate() {
+        client.send(request.as_bytes());
+        until("it waits for the model", || loaded.stats.counts().pending == before as i64 + 1);
+    }
+    assert!(up.shared.bodies.take(BODIES_BYTES_MAX).is_ok(), "those who wait hold nothing");
+    drop(loaded);
+    drop(hold);
+    for client in &mut clients {
+        let answer = client.read().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
 }
 
 fn version(answer: &Value) -> u64 {
