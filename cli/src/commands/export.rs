@@ -195,13 +195,22 @@ fn publish(named: &Named, registry: &str) -> Result<InRegistry> {
     let version = found.publish(model, &bundle, || ()).with_context(|| format!("publish {model} in {registry}"))?;
     found.verify(model, version).context("read back what was published")?;
     let place = format!("{}/{model}/{version}", registry.trim_end_matches('/'));
-    let live = found.labels(model)?.get(LIVE_LABEL).copied().filter(|live| *live != version);
-    let behind = live.map(|live| {
-        let to = format!("elastic pipeline label {} {model} {LIVE_LABEL} {version}", quoted(registry));
-        format!(
-            "version {live}, labelled {LIVE_LABEL}, goes on answering who names none; to have this one instead:\n  {to}"
-        )
-    });
+    let behind = match found.labels(model)?.get(LIVE_LABEL) {
+        Some(live) if *live != version => {
+            let to = format!("elastic pipeline label {} {model} {LIVE_LABEL} {version}", quoted(registry));
+            Some(format!(
+                "version {live}, labelled {LIVE_LABEL}, goes on answering who names none; to have this one instead:\n  {to}"
+            ))
+        }
+        Some(_) => None,
+        None => {
+            let versions = found.versions(model)?;
+            let newest =
+                versions.iter().rev().find(|(_, version)| version.published.is_some()).map(|(number, _)| *number);
+            let newest = newest.filter(|newest| *newest != version);
+            newest.map(|newest| format!("it was there already; version {newest}, the newest, answers who names none"))
+        }
+    };
     Ok(InRegistry { manifest, version, place, behind })
 }
 
