@@ -1,16 +1,22 @@
-//! A registry: `MODEL/VERSION/…`, the manifest of a version last, and `MODEL/labels.json` beside the versions.
+//! A registry: `MODEL/VERSION/…`, the manifest of a version last, and beside the versions `MODEL/labels.json` and, of how
+//! they came there, `MODEL/moves.json`.
 //!
 //! A version is taken by `push.json`, which only one can put, and published by `manifest.json`. What has none is not seen
 //! by a server, and a push that was cut off goes on in the version that it took. A published version never changes.
 
+pub mod moves;
+
 use anyhow::{Context, Result, anyhow, bail};
+use elastic_objects::Address;
 use elastic_objects::blocking::Store;
 use elastic_spec::Digest;
+use moves::{By, MOVES_KEPT, Move};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub struct Registry {
     store: Store,
@@ -20,6 +26,7 @@ pub struct Registry {
 const CLAIM: &str = "push.json";
 const MANIFEST: &str = "manifest.json";
 const LABELS: &str = "labels.json";
+const MOVES: &str = "moves.json";
 const OBJECTS_MAX: usize = 100_000;
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 const FILE_BYTES_MAX: u64 = 64 << 30;
@@ -59,13 +66,21 @@ pub fn decide(versions: &BTreeMap<u64, Version>, content: &str) -> Act {
     }
 }
 
-/// The version that a candidate is compared with: the labelled one, else the highest; of a candidate that is published
-/// already the one before it, so that asking again compares with the same.
-pub fn choose_baseline(versions: &BTreeMap<u64, Version>, labelled: Option<u64>, candidate: &str) -> Option<u64> {
+/// The version that a candidate is compared with: the labelled one, else the highest. Of a candidate that is published
+/// already the one that had the label `before` it, else the one below it, so that asking again compares with the same.
+pub fn choose_baseline(
+    versions: &BTreeMap<u64, Version>,
+    labelled: Option<u64>,
+    before: Option<u64>,
+    candidate: &str,
+) -> Option<u64> {
     let published: Vec<(u64, &str)> =
         versions.iter().filter_map(|(number, version)| Some((*number, version.published.as_deref()?))).collect();
     match published.iter().find(|(_, content)| *content == candidate) {
-        Some((own, _)) => published.iter().map(|(number, _)| *number).filter(|number| number < own).max(),
+        Some((own, _)) => {
+            let before = before.filter(|before| before != own && published.iter().any(|(number, _)| number == before));
+            before.or_else(|| published.iter().map(|(number, _)| *number).filter(|number| number < own).max())
+        }
         None => {
             let labelled = labelled.filter(|label| published.iter().any(|(number, _)| number == label));
             labelled.or_else(|| published.iter().map(|(number, _)| *number).max())
@@ -152,20 +167,28 @@ impl Registry {
 
     /// With what changes when they do; None: there are none.
     fn labels_as_they_are(&self, model: &str) -> Result<(Labels, Option<String>)> {
-        let name = format!("{model}/{LABELS}");
-        let found = self.store.head(&name).with_context(|| format!("look for {}", self.store.place(&name)))?;
-        let Some(found) = found else { return Ok((BTreeMap::new(), None)) };
-        let reading = || format!("read {}", self.store.place(&name));
+        self.as_it_is(&format!("{model}/{LABELS}"), "{\"label\": version}")
+    }
+
+    fn moves_as_they_are(&self, model: &str) -> Result<(Vec<Move>, Option<String>)> {
+        self.as_it_is(&format!("{model}/{MOVES}"), "the moves of labels")
+    }
+
+    fn as_it_is<T: Default + DeserializeOwned>(&self, name: &str, what: &str) -> Result<(T, Option<String>)> {
+        let found = self.store.head(name).with_context(|| format!("look for {}", self.store.place(name)))?;
+        let Some(found) = found else { return Ok((T::default(), None)) };
+        let reading = || format!("read {}", self.store.place(name));
         // Read after its mark: what is newer than that is not replaced.
-        let bytes = self.store.get(&name, SMALL_BYTES_MAX).with_context(reading)?;
-        let labels = serde_json::from_slice(&bytes).context("expected {\"label\": version}").with_context(reading)?;
-        Ok((labels, found.etag))
+        let bytes = self.store.get(name, SMALL_BYTES_MAX).with_context(reading)?;
+        let value = serde_json::from_slice(&bytes).with_context(|| format!("expected {what}")).with_context(reading)?;
+        Ok((value, found.etag))
     }
 
     pub fn baseline(&self, model: &str, label: &str, candidate: &str) -> Result<Option<Baseline>> {
         let versions = self.versions(model)?;
         let labelled = self.labels(model)?.get(label).copied();
-        let Some(version) = choose_baseline(&versions, labelled, candidate) else { return Ok(None) };
+        let before = moves::before_push(&self.moves_as_they_are(model)?.0, label, candidate);
+        let Some(version) = choose_baseline(&versions, labelled, before, candidate) else { return Ok(None) };
         let content_sha256 = versions[&version].published.clone().context("a baseline is published")?;
         Ok(Some(Baseline { version, content_sha256, store: self.store.clone(), prefix: format!("{model}/{version}") }))
     }
@@ -225,27 +248,43 @@ impl Registry {
 
     /// Moves a label to a version, which must be published.
     pub fn label(&self, model: &str, label: &str, version: u64) -> Result<Moved> {
-        self.move_label(model, label, |_| Ok(version))
+        self.move_label(model, label, By::Label, |_, _| Ok(version))
     }
 
-    /// Moves a label back: to `version`, or to the highest one below where it is.
+    /// Moves a label to the version of a content that was pushed, unless a push did that before: where the label is since
+    /// then is somebody's will.
+    pub fn push_label(&self, model: &str, label: &str, version: u64, content: &str) -> Result<Moved> {
+        self.move_label(model, label, By::Push, |labels, moves| {
+            let now = labels.get(label).copied();
+            let is_moved = moves::is_moved_by_push(moves, label, now, content);
+            Ok(if is_moved { version } else { now.unwrap_or(version) })
+        })
+    }
+
+    /// Moves a label back: to `version`, or to where it was before.
     pub fn rollback(&self, model: &str, label: &str, version: Option<u64>) -> Result<Moved> {
-        self.move_label(model, label, |labels| {
+        self.move_label(model, label, By::Rollback, |labels, moves| {
             let now = *labels.get(label).ok_or_else(|| {
                 let known: Vec<&str> = labels.keys().map(String::as_str).collect();
-                anyhow!("{model} in {} has no label {label}; there are: {}", self.address, known.join(", "))
+                let there =
+                    if known.is_empty() { "it has none".into() } else { format!("there are: {}", known.join(", ")) };
+                let cure = format!("elastic pipeline label {} {model} {label} VERSION", self.address);
+                anyhow!("{model} in {} has no label {label}; {there}. Give it one: {cure}", self.address)
             })?;
             if let Some(version) = version {
                 return Ok(version);
             }
             let versions = self.versions(model)?;
-            let below = versions.iter().filter(|(number, version)| **number < now && version.published.is_some());
-            let below = below.map(|(number, _)| *number).max();
-            below.ok_or_else(|| anyhow!("{label} of {model} is at version {now}, and none is below it"))
+            let published = versions.iter().filter(|(_, version)| version.published.is_some());
+            let published = published.map(|(number, _)| *number).collect();
+            let none =
+                || anyhow!("{label} of {model} is at version {now}, and there is none to go back to; --to names one");
+            moves::back(moves, &published, label, now).ok_or_else(none)
         })
     }
 
-    fn check_published(&self, model: &str, version: u64) -> Result<()> {
+    /// Gives its content.
+    fn check_published(&self, model: &str, version: u64) -> Result<String> {
         let versions = self.versions(model)?;
         let published: Vec<String> =
             versions.iter().filter(|(_, v)| v.published.is_some()).map(|(number, _)| number.to_string()).collect();
@@ -253,38 +292,59 @@ impl Registry {
             let all = if published.is_empty() { "none".to_string() } else { published.join(", ") };
             bail!("{model} in {} has no published version {version}; there are: {all}", self.address);
         }
-        self.verify(model, version).map(drop)
+        self.verify(model, version)
     }
 
-    /// `to`: where, as the labels are now. If another moves one meanwhile, it is asked again.
-    fn move_label(&self, model: &str, label: &str, to: impl Fn(&Labels) -> Result<u64>) -> Result<Moved> {
+    /// `to`: where, as the labels are now and came there. If another moves one meanwhile, it is asked again.
+    fn move_label(
+        &self,
+        model: &str,
+        label: &str,
+        by: By,
+        to: impl Fn(&Labels, &[Move]) -> Result<u64>,
+    ) -> Result<Moved> {
         let lock = self.lock(model)?;
-        let name = format!("{model}/{LABELS}");
-        let writing = || format!("write {}", self.store.place(&name));
-        for _ in 0..MOVES_MAX {
-            let (mut labels, etag) = self.labels_as_they_are(model)?;
-            let to = to(&labels)?;
-            self.check_published(model, to)?;
-            let from = labels.insert(label.to_string(), to);
-            let json = serde_json::to_string_pretty(&labels).context("labels as JSON")? + "\n";
+        let put = |name: &str, value: String, etag: Option<String>| {
             let is_written = match lock {
-                Some(_) => self.store.put(&name, json).map(|()| true),
-                None => self.store.put_over(&name, json, etag),
+                Some(_) => self.store.put(name, value).map(|()| true),
+                None => self.store.put_over(name, value, etag),
             };
-            if is_written.with_context(writing)? {
-                return Ok(Moved { model: model.into(), label: label.into(), from, to });
+            is_written.with_context(|| format!("write {}", self.store.place(name)))
+        };
+        for _ in 0..MOVES_MAX {
+            let (mut moves, moves_etag) = self.moves_as_they_are(model)?;
+            let (mut labels, etag) = self.labels_as_they_are(model)?;
+            let to = to(&labels, &moves)?;
+            let content_sha256 = self.check_published(model, to)?;
+            let from = labels.insert(label.to_string(), to);
+            let step = Move { label: label.into(), from, to, content_sha256, by };
+            let moved = Moved { model: model.into(), label: label.into(), from, to };
+            if from == Some(to) {
+                return Ok(moved);
+            }
+            // Written down first: who is cut off between the two is seen to have been.
+            if moves.iter().rev().find(|step| step.label == label) != Some(&step) {
+                moves.push(step);
+                let kept = &moves[moves.len().saturating_sub(MOVES_KEPT)..];
+                let lines: Vec<String> =
+                    kept.iter().map(serde_json::to_string).collect::<Result<_, _>>().context("moves as JSON")?;
+                if !put(&format!("{model}/{MOVES}"), format!("[\n{}\n]\n", lines.join(",\n")), moves_etag)? {
+                    continue;
+                }
+            }
+            let json = serde_json::to_string_pretty(&labels).context("labels as JSON")? + "\n";
+            if put(&format!("{model}/{LABELS}"), json, etag)? {
+                return Ok(moved);
             }
         }
-        Err(anyhow!("others kept moving labels; try again")).with_context(writing)
+        Err(anyhow!("others kept moving labels of {model} in {}; try again", self.address))
     }
 
     /// Labels of a model in a folder are moved by one process at a time. In a bucket there is no lock: who comes second
     /// reads again.
     fn lock(&self, model: &str) -> Result<Option<File>> {
-        if self.address.starts_with("s3://") {
-            return Ok(None);
-        }
-        let dir = PathBuf::from(&self.address).join(model);
+        let Address::Folder(root) = Address::parse(&self.address)? else { return Ok(None) };
+        let dir = root.join(model);
         if !dir.is_dir() {
             bail!("there is no model {model} in {}", self.address);
         }
@@ -350,12 +410,20 @@ mod tests {
     #[test]
     fn the_baseline_is_the_labelled_version_and_stays_the_same_after_the_push() {
         let known = versions(&[(1, None, Some("a")), (2, None, Some("b")), (3, Some("c"), None)]);
-        assert_eq!(choose_baseline(&known, Some(1), "c"), Some(1), "rolled back: that one answers who names none");
-        assert_eq!(choose_baseline(&known, None, "c"), Some(2));
-        assert_eq!(choose_baseline(&known, Some(3), "c"), Some(2), "what is not published is no model");
-        assert_eq!(choose_baseline(&known, Some(2), "b"), Some(1), "not itself");
-        assert_eq!(choose_baseline(&known, Some(1), "a"), None);
-        assert_eq!(choose_baseline(&versions(&[]), None, "a"), None);
+        assert_eq!(
+            choose_baseline(&known, Some(1), None, "c"),
+            Some(1),
+            "rolled back: that one answers who names none"
+        );
+        assert_eq!(choose_baseline(&known, None, None, "c"), Some(2));
+        assert_eq!(choose_baseline(&known, Some(3), None, "c"), Some(2), "what is not published is no model");
+        assert_eq!(choose_baseline(&known, Some(2), None, "b"), Some(1), "not itself");
+        assert_eq!(choose_baseline(&known, Some(2), Some(2), "b"), Some(1), "not itself, whatever is told");
+        let more = versions(&[(1, None, Some("a")), (2, None, Some("x")), (3, None, Some("c"))]);
+        assert_eq!(choose_baseline(&more, Some(1), Some(1), "c"), Some(1), "2 never had the label");
+        assert_eq!(choose_baseline(&more, Some(1), Some(7), "c"), Some(2), "7 is gone");
+        assert_eq!(choose_baseline(&known, Some(1), None, "a"), None);
+        assert_eq!(choose_baseline(&versions(&[]), None, None, "a"), None);
     }
 
     fn bundle(dir: &Path, content: &str) {
@@ -379,9 +447,14 @@ mod tests {
         assert_eq!(registry.label("m", "live", 2).unwrap().from, Some(1));
         assert_eq!(registry.rollback("m", "live", None).unwrap().to, 1);
         assert_eq!(registry.labels("m").unwrap(), [("live".to_string(), 1)].into());
+        let by_address = Registry::open(&format!("file://{}", dir.path().join("r").display())).unwrap();
+        assert_eq!(by_address.label("m", "live", 1).unwrap().from, Some(1));
         for (told, says) in [
-            (registry.rollback("m", "live", None), "none is below it"),
-            (registry.rollback("m", "canary", None), "no label canary; there are: live"),
+            (registry.rollback("m", "live", None), "there is none to go back to"),
+            (
+                registry.rollback("m", "canary", None),
+                "no label canary; there are: live. Give it one: elastic pipeline label",
+            ),
             (registry.label("m", "live", 7), "no published version 7; there are: 1, 2"),
             (registry.label("x", "live", 1), "no model x"),
         ] {
@@ -391,5 +464,36 @@ mod tests {
         std::fs::write(dir.path().join("r/m/2/model.json"), "x").unwrap();
         let told = format!("{:#}", registry.label("m", "live", 2).unwrap_err());
         assert!(told.contains("its manifest says"), "{told}");
+    }
+
+    /// A content is pushed once, and what was done to its label since then stays.
+    #[test]
+    fn a_push_of_the_same_content_leaves_a_label_where_others_put_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("r").display().to_string()).unwrap();
+        let push = |content: &str| {
+            let from = dir.path().join(content);
+            if !from.exists() {
+                bundle(&from, content);
+            }
+            let version = registry.publish("m", &from, || ()).unwrap();
+            registry.push_label("m", "live", version, content).unwrap().to
+        };
+        assert_eq!((push("a"), push("b"), push("b")), (1, 2, 2));
+        assert_eq!(registry.rollback("m", "live", None).unwrap().to, 1);
+        assert_eq!(push("b"), 1, "asked again, by whatever workspace or version of the program");
+        std::fs::remove_dir_all(dir.path().join("r/m/2")).unwrap();
+        assert_eq!(push("b"), 1, "its version is gone, and made again");
+        assert_eq!(registry.versions("m").unwrap().len(), 2);
+        assert_eq!(registry.baseline("m", "live", "b").unwrap().unwrap().version, 1);
+        assert_eq!(push("c"), 3, "a new one moves it");
+        assert_eq!(registry.rollback("m", "live", None).unwrap().to, 1, "and not back to 2");
+        // Cut off between the two files: the label is where the move found it.
+        let moves = std::fs::read_to_string(dir.path().join("r/m/moves.json")).unwrap();
+        assert_eq!(push("d"), 4);
+        registry.store.put("m/labels.json", "{\"live\": 1}").unwrap();
+        assert_eq!(push("d"), 4, "it goes on");
+        let after = std::fs::read_to_string(dir.path().join("r/m/moves.json")).unwrap();
+        assert_eq!(after.lines().count(), moves.lines().count() + 1, "and is written down once: {after}");
     }
 }

@@ -133,15 +133,15 @@ pub struct Label {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  elastic pipeline rollback registry digits                   by one version
+  elastic pipeline rollback registry digits                   to where the label was before
   elastic pipeline rollback registry digits --to 1
   elastic pipeline rollback registry digits --label canary
 
 The version that the label `live` names answers who names neither a version nor
 a label. A server on the registry follows within its --poll-ms, and no request
-fails. Without --to the label goes to the highest version below, whoever
-published it. Later runs of a pipeline do not undo it, unless they push another
-model.")]
+fails. Without --to the label goes to where it was before, never to a version
+that it was rolled back from. Later runs of a pipeline do not undo it, unless
+they push another model.")]
 pub struct Rollback {
     /// A folder, or s3://bucket/prefix
     #[arg(value_hint = ValueHint::DirPath)]
@@ -150,7 +150,7 @@ pub struct Rollback {
     /// Which label
     #[arg(long, value_name = "LABEL", default_value = LIVE_LABEL)]
     pub label: String,
-    /// The version to go back to [default: the highest below]
+    /// The version to go back to [default: where the label was before]
     #[arg(long, value_name = "VERSION")]
     pub to: Option<u64>,
     /// One JSON object on stdout

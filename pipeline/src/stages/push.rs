@@ -20,7 +20,7 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
     if content != json!(found) {
         return Err(Failure::last(anyhow!("version {version} holds {found}, and {content} was pushed")));
     }
-    let moved = registry.label(&push.model, &push.label, version)?;
+    let moved = registry.push_label(&push.model, &push.label, version, &found)?;
     let facts = json!({
         "registry": push.registry,
         "model": push.model,
@@ -28,11 +28,14 @@ pub fn run(place: &Place) -> Result<Made, Failure> {
         "label": push.label,
         "content_sha256": content,
     });
-    let was = match moved.from {
-        Some(from) if from != version => format!(", which was at {from}"),
-        _ => String::new(),
+    let label = match moved.from {
+        _ if moved.to != version => {
+            format!("{} stays at {}, where it was put since this was pushed", push.label, moved.to)
+        }
+        Some(from) if from != version => format!("{}, which was at {from}", push.label),
+        _ => push.label.clone(),
     };
-    let words = format!("{}/{}/{version}, {}{was}", push.registry, push.model, push.label);
+    let words = format!("{}/{}/{version}, {label}", push.registry, push.model);
     let pushed = Artifact::new(Kind::Pushed, facts, vec![]);
     Ok(Made { outputs: vec![("pushed".into(), pushed)], words, ..Made::default() })
 }
