@@ -16,6 +16,7 @@ use crate::refusal::Refusal;
 use crate::serving::{Counted, Loaded, Which, deadline_us};
 use crate::state::Shared;
 use crate::stats::Counts;
+use elastic_spec::access::Role;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,10 +113,14 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Reply<Self::ModelStreamInferStream> {
         let shared = self.shared.clone();
+        let headers = request.metadata().clone().into_headers();
         let answers = request.into_inner().then(move |request| {
             let shared = shared.clone();
+            // As long as the key with which the stream was begun is one of this server's.
+            let admitted = shared.config.keys.admit(&headers, Some(Role::Viewer));
             async move {
                 let request = request?;
+                admitted?;
                 let id = request.id.clone();
                 Ok(match infer(&shared, request, None).await {
                     Ok(answer) => {

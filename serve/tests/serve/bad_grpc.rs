@@ -9,10 +9,13 @@ use elastic_serve::grpc::wire::model_infer_request::{InferInputTensor, InferRequ
 use elastic_serve::grpc::wire::*;
 use elastic_serve::http::body::Reply;
 use elastic_serve::limits::{BODIES_BYTES_MAX, BODY_BYTES_MAX};
+use elastic_serve::repository::bundles;
+use elastic_serve::{Config, Keys};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
 use std::time::Duration;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -78,6 +81,36 @@ fn a_stream_answers_in_order_and_goes_on_after_a_mistake() {
             said.push(answer.error_message);
         }
         assert_eq!(said, ["", "unknown model 'x'", ""]);
+    });
+}
+
+/// A stream lives as long as its client wants; its key does not have to.
+#[test]
+fn a_stream_ends_when_its_key_is_no_key_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (models, file) = (dir.path().join("models"), dir.path().join("keys"));
+    put(&models.join("digits/1"), &mlp(0));
+    std::fs::write(&file, "0123456789abcdef").unwrap();
+    let config = Config { keys: Keys::open(&file).unwrap(), ..Config::new(models) };
+    let up = Up::with(config, bundles());
+    on(async {
+        let mut client = client(&up).await;
+        let (requests, waiting) = tokio::sync::mpsc::channel(4);
+        let stream = tokio_stream::StreamExt::chain(tokio_stream::once(good()), ReceiverStream::new(waiting));
+        let mut request = Request::new(stream);
+        request.metadata_mut().insert("authorization", "Bearer 0123456789abcdef".parse().unwrap());
+        let mut answers = client.model_stream_infer(request).await.unwrap().into_inner();
+        assert_eq!(answers.message().await.unwrap().unwrap().error_message, "");
+        std::fs::write(&file, "fedcba9876543210").unwrap();
+        for _ in 0..300 {
+            requests.send(good()).await.unwrap();
+            match answers.message().await {
+                Ok(answer) => assert_eq!(answer.unwrap().error_message, ""),
+                Err(refused) => return assert_eq!(refused.code(), Code::Unauthenticated, "{refused}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the stream goes on");
     });
 }
 
