@@ -8,9 +8,10 @@ use crate::refusal::Refusal;
 use elastic_spec::Digest;
 use elastic_spec::access::{Role, same_digest};
 use hyper::header::HeaderMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Without any, everybody may do everything. Clones share what was read.
@@ -25,8 +26,11 @@ struct Ring {
 
 struct Held {
     known: Arc<[Key]>,
+    /// Of the file that they were read from.
     written: Option<Written>,
     looked: Instant,
+    /// Why the file as it is now is not taken, as it was told.
+    told: Option<String>,
 }
 
 struct Key {
@@ -34,8 +38,8 @@ struct Key {
     role: Role,
 }
 
-/// When a file was last written, and its length.
-type Written = (SystemTime, u64);
+/// Another one: the file was written anew, exchanged, or given to somebody else.
+type Written = [i64; 6];
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,12 +55,12 @@ impl Keys {
     pub fn open(file: &Path) -> Result<Keys, String> {
         let written = written(file);
         let known = read(file)?;
-        let now = Mutex::new(Held { known, written, looked: Instant::now() });
+        let now = Mutex::new(Held { known, written, looked: Instant::now(), told: None });
         Ok(Keys(Some(Arc::new(Ring { file: Some(file.to_path_buf()), now }))))
     }
 
     pub fn parse(text: &str) -> Result<Keys, String> {
-        let now = Mutex::new(Held { known: parse(text)?, written: None, looked: Instant::now() });
+        let now = Mutex::new(Held { known: parse(text)?, written: None, looked: Instant::now(), told: None });
         Ok(Keys(Some(Arc::new(Ring { file: None, now }))))
     }
 
@@ -121,20 +125,25 @@ impl Held {
         if written == self.written {
             return;
         }
-        self.written = written;
         match read(file) {
             Ok(known) => {
                 info!(keys = known.len(), "the API keys were exchanged");
-                self.known = known;
+                (self.known, self.written, self.told) = (known, written, None);
             }
-            Err(error) => warn!(%error, "the new API keys are not taken; those before stay"),
+            // Tried again with every look: the file may be as it is, and the reason gone.
+            Err(error) if self.told.as_ref() == Some(&error) => {}
+            Err(error) => {
+                warn!(%error, "the new API keys are not taken; those before stay");
+                self.told = Some(error);
+            }
         }
     }
 }
 
 fn written(file: &Path) -> Option<Written> {
     let about = std::fs::metadata(file).ok()?;
-    Some((about.modified().ok()?, about.len()))
+    let (inode, bytes) = (about.ino() as i64, about.len() as i64);
+    Some([about.mtime(), about.mtime_nsec(), about.ctime(), about.ctime_nsec(), inode, bytes])
 }
 
 fn read(file: &Path) -> Result<Arc<[Key]>, String> {
@@ -248,6 +257,23 @@ mod tests {
         check("# nothing\n", "no key");
     }
 
+    /// The file is as it should be, and reading it came to nothing once.
+    #[test]
+    fn a_file_that_could_not_be_read_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys");
+        std::fs::write(&file, ASKS).unwrap();
+        let keys = Keys::open(&file).unwrap();
+        std::fs::write(&file, LOADS).unwrap();
+        let mut held = keys.0.as_ref().unwrap().held();
+        held.look(&dir.path().join("none"));
+        assert!(held.told.as_ref().is_some_and(|told| told.contains("No such file")), "{:?}", held.told);
+        held.look(&file);
+        assert!(held.told.is_none());
+        drop(held);
+        assert_eq!((status(&keys, ASKS, Role::Viewer), status(&keys, LOADS, Role::Viewer)), (401, 200));
+    }
+
     #[test]
     fn a_file_that_was_written_again_is_taken_and_a_wrong_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
@@ -255,7 +281,6 @@ mod tests {
         std::fs::write(&file, ASKS).unwrap();
         let keys = Keys::open(&file).unwrap();
         let look = || keys.0.as_ref().unwrap().held().look(&file);
-        // Lengths differ: a clock of a file system may be slow.
         std::fs::write(&file, format!("{ASKS}\nshort")).unwrap();
         look();
         assert_eq!((status(&keys, ASKS, Role::Viewer), status(&keys, LOADS, Role::Viewer)), (200, 401));
@@ -265,6 +290,13 @@ mod tests {
         std::fs::write(&file, format!("admin {LOADS}")).unwrap();
         look();
         assert_eq!((status(&keys, ASKS, Role::Viewer), status(&keys, LOADS, Role::Admin)), (401, 200));
+        // As long, and as old: copied with its times.
+        let (other, time) = (dir.path().join("other"), std::fs::metadata(&file).unwrap().modified().unwrap());
+        std::fs::write(&other, format!("admin {ASKS}")).unwrap();
+        std::fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        look();
+        assert_eq!((status(&keys, ASKS, Role::Admin), status(&keys, LOADS, Role::Viewer)), (200, 401));
         let why = Keys::open(&dir.path().join("none")).unwrap_err();
         assert!(why.contains("none") && why.contains("No such file"), "{why}");
     }

@@ -6,9 +6,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -93,13 +94,19 @@ impl OwnCertificate {
         }
     }
 
-    /// When its files were last written.
-    fn written(&self) -> Option<(SystemTime, SystemTime)> {
+    /// Other ones: its files were written anew, exchanged, or given to somebody else.
+    fn written(&self) -> Option<[Written; 2]> {
         let OwnCertificate::Files { chain, key } = self else { return None };
-        let at = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-        Some((at(chain)?, at(key)?))
+        let of = |path: &PathBuf| {
+            let about = std::fs::metadata(path).ok()?;
+            Some([about.mtime(), about.mtime_nsec(), about.ctime(), about.ctime_nsec(), about.ino() as i64])
+        };
+        Some([of(chain)?, of(key)?])
     }
 }
+
+/// Of a file: times of its content and of its place, and the inode.
+type Written = [i64; 5];
 
 /// The certificate in force. A change of the files is seen at a handshake; a pair that does not fit, as between the
 /// writing of one file and the other, is not taken, and the one before serves on.
@@ -111,8 +118,11 @@ struct Newest {
 
 struct Held {
     key: Arc<CertifiedKey>,
-    written: Option<(SystemTime, SystemTime)>,
+    /// Of the files that it was read from.
+    written: Option<[Written; 2]>,
     looked: Instant,
+    /// Why the files as they are now are not taken, as it was told.
+    told: Option<String>,
 }
 
 impl std::fmt::Debug for Newest {
@@ -128,13 +138,17 @@ impl ResolvesServerCert for Newest {
             held.looked = Instant::now();
             let written = self.own.written();
             if written != held.written {
-                held.written = written;
                 match self.own.certified(&self.provider) {
                     Ok(key) => {
-                        held.key = Arc::new(key);
+                        (held.key, held.written, held.told) = (Arc::new(key), written, None);
                         info!("the certificate was exchanged");
                     }
-                    Err(error) => warn!(%error, "the new certificate is not taken; the one before serves on"),
+                    // Tried again each time: the files may be as they are, and the reason gone.
+                    Err(error) if held.told.as_ref().is_some_and(|told| *told == error.to_string()) => {}
+                    Err(error) => {
+                        warn!(%error, "the new certificate is not taken; the one before serves on");
+                        held.told = Some(error.to_string());
+                    }
                 }
             }
         }
@@ -161,7 +175,7 @@ impl Access {
         let provider = Arc::new(ring::default_provider());
         let written = own.written();
         let key = Arc::new(own.certified(&provider)?);
-        let now = Mutex::new(Held { key, written, looked: Instant::now() });
+        let now = Mutex::new(Held { key, written, looked: Instant::now(), told: None });
         let newest = Arc::new(Newest { own: own.clone(), provider: provider.clone(), now });
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
