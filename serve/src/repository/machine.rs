@@ -1,7 +1,7 @@
 //! Decides what is loaded, what answers, and when the old version goes: a function of (state, event, now).
 //!
-//! Of each model the newest versions and those with a label are wanted. A wanted version is loaded aside; until every
-//! wanted one answers, those that answered before go on. Who names none gets the version with the label `live` where the
+//! Of each model the newest versions and those with a label are wanted. A wanted version is loaded aside; until the newest
+//! answers, the one that did before goes on, and so does the version that a label led to. Who names none gets the version with the label `live` where the
 //! model has that, else the newest; while the labelled one does not answer, who did goes on.
 //!
 //! A load that came to nothing is tried again after 1 s, 2 s, … 60 s, and at once when the files change. Files that vanish
@@ -176,7 +176,7 @@ impl Machine {
                 let FoundVersion { dir, mark } = found;
                 Effect::Load(Load { name: name.clone(), version, dir, mark })
             }));
-            model.retire(self.keep, before.get(name).and_then(|shown| shown.default));
+            model.retire(self.keep, before.get(name).unwrap_or(&Shown::default()));
         }
         let shown = |(name, model): (&String, &Model)| {
             let before = before.get(name).cloned().unwrap_or_default();
@@ -292,19 +292,31 @@ impl Model {
         loads
     }
 
-    /// What is not wanted goes once all that is wanted answers. `default`: what answered who names none.
-    fn retire(&mut self, keep: usize, default: Option<u64>) {
+    /// What is not wanted goes, but for what stands in for a wanted one that does not answer. `before`: what answered.
+    fn retire(&mut self, keep: usize, before: &Shown) {
         let wanted = self.wanted(keep);
-        let answers = |number: &u64| self.versions.get(number).is_some_and(|v| v.live.is_some());
-        let all_answer = wanted.iter().all(answers);
+        let stand_ins = if self.is_off { BTreeSet::new() } else { self.stand_ins(before) };
+        self.versions.retain(|number, _| wanted.contains(number) || stand_ins.contains(number));
+    }
+
+    /// The newest that answers, each label's old version, and who answers who names none. No others: one damaged version
+    /// with a label would keep all that come after it in memory.
+    fn stand_ins(&self, before: &Shown) -> BTreeSet<u64> {
+        let answers = |number: &u64| self.versions.get(number).is_some_and(|version| version.live.is_some());
+        let mut stand_ins = BTreeSet::new();
+        let newest_answers = self.found.keys().next_back().is_some_and(answers);
+        if !newest_answers {
+            stand_ins.extend(self.versions.keys().copied().filter(answers).next_back());
+        }
+        let waits = |(_, wanted): &(&String, &u64)| self.found.contains_key(wanted) && !answers(wanted);
+        let waiting = self.labels.iter().filter(waits);
+        stand_ins.extend(waiting.filter_map(|(label, _)| before.labels.get(label).copied().filter(answers)));
         // A label that leads nowhere is somebody's mistake: who answered for it stays.
-        let leads_nowhere = !self.is_off && self.labels.get(LIVE_LABEL).is_some_and(|labelled| !answers(labelled));
-        let stays = default.filter(|old| leads_nowhere && self.found.contains_key(old));
-        let is_kept = |number: &u64, version: &Version| {
-            let goes_on = version.live.is_some() && !all_answer && !self.is_off;
-            wanted.contains(number) || goes_on || stays == Some(*number)
-        };
-        self.versions.retain(|number, version| is_kept(number, version));
+        if let Some(labelled) = self.labels.get(LIVE_LABEL).filter(|labelled| !answers(labelled)) {
+            let is_there = |old: &u64| self.found.contains_key(old) || self.found.contains_key(labelled);
+            stand_ins.extend(before.default.filter(|old| answers(old) && is_there(old)));
+        }
+        stand_ins
     }
 
     /// A label goes on to its new version when that answers, and stays at the old one until then.

@@ -289,10 +289,10 @@ impl Follower {
         for act in plan::tidy(listing, &self.local, self.keep) {
             match act {
                 Tidy::PlaceLabels(name) => {
-                    let labels = self.local.models.get_mut(&name).and_then(|model| model.labels.as_mut());
-                    let labels = labels.expect("labels that were read are placed");
+                    let model = self.local.models.get_mut(&name).expect("labels are of a model");
+                    let labels = model.labels.as_ref().expect("labels that were read are placed");
                     mirror.cache.place_labels(&name, &labels.bytes)?;
-                    labels.is_placed = true;
+                    model.placed();
                 }
                 Tidy::RemoveLabels(name) => {
                     mirror.cache.remove_labels(&name)?;

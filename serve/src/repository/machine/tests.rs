@@ -239,6 +239,24 @@ fn a_label_on_a_version_that_is_damaged_or_gone_leaves_who_answers_and_this_is_t
 }
 
 #[test]
+fn a_labelled_version_that_cannot_be_loaded_keeps_only_what_stands_in_for_it() {
+    let mut world = World::new(1).files(&[(3, 0), (10, 0)]).labels(&[("canary", 3)]);
+    world.loading.retain(|load| load.version == 10);
+    let mut world = world.finish();
+    for version in 11..20 {
+        world = world.files(&[(3, 0), (version - 1, 0), (version, 0)]);
+        assert_eq!(world.answering(), [version - 1], "until the new one answers");
+        world = world.finish();
+        assert_eq!(world.answering(), [version]);
+    }
+    // The version that a label led to goes on, too, and no other.
+    let world = World::new(1).files(&[(1, 0), (2, 0), (3, 0)]).labels(&[("canary", 1)]).finish();
+    let world = world.labels(&[("canary", 2)]).fail("damaged");
+    let world = world.files(&[(1, 0), (2, 0), (3, 0), (4, 0)]).finish();
+    assert_eq!((world.answering(), world.label("canary")), (vec![1, 4], 1));
+}
+
+#[test]
 fn labels_that_cannot_be_read_stay_as_they_were() {
     let mut world = World::new(1).files(&[(1, 0), (2, 0)]).labels(&[("stable", 1)]).finish();
     world.labels = Err("labels.json: no JSON".into());

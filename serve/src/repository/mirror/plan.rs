@@ -2,7 +2,8 @@
 //!
 //! A version is seen once its manifest is listed, which is written last. Of each model the newest versions and those with
 //! a label are wanted, as the server loads them. What was refused is asked for again after 10 s, 20 s, … an hour, and at
-//! once when its objects change. Nothing goes before all that is wanted is here, except what the bucket itself has lost.
+//! once when its objects change. What is not wanted stays only for a wanted one that is not here: the newest, and what a label
+//! led to. What the bucket itself has lost goes.
 
 use crate::limits::{MODELS_MAX, NAME_BYTES_MAX, VERSIONS_MAX};
 use elastic_objects::{Entry, check_name};
@@ -55,6 +56,19 @@ pub struct LocalModel {
     /// Those that are in place, whole.
     pub versions: BTreeMap<u64, Mark>,
     pub refused: BTreeMap<u64, Refused>,
+    /// Where each label led when it last led to a copy that is here.
+    pub led: BTreeMap<String, u64>,
+}
+
+impl LocalModel {
+    /// The labels are in place.
+    pub fn placed(&mut self) {
+        let Some(labels) = &mut self.labels else { return };
+        labels.is_placed = true;
+        self.led.retain(|label, _| labels.named.contains_key(label));
+        let here = labels.named.iter().filter(|(_, version)| self.versions.contains_key(version));
+        self.led.extend(here.map(|(label, version)| (label.clone(), *version)));
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,9 +227,16 @@ pub fn tidy(listing: &Listing, local: &Local, keep: usize) -> Vec<Tidy> {
             (None, Some(_)) => acts.push(Tidy::RemoveLabels(name.clone())),
             _ => {}
         }
-        let has_all = wanted.iter().all(is_whole);
+        let mut stand_ins: BTreeSet<u64> = BTreeSet::new();
+        if !listed.versions.keys().next_back().is_some_and(is_whole) {
+            stand_ins.extend(model.versions.keys().next_back());
+        }
+        // One that is refused keeps what its label led to, and no more.
+        let named = model.labels.iter().flat_map(|labels| &labels.named);
+        let lacking = named.filter(|(_, version)| wanted.contains(version) && !is_whole(version));
+        stand_ins.extend(lacking.filter_map(|(label, _)| model.led.get(label)));
         let goes = |version: &&u64| match listed.versions.contains_key(version) {
-            true => has_all && !wanted.contains(version),
+            true => !stand_ins.contains(version) && !wanted.contains(version),
             false => true,
         };
         acts.extend(model.versions.keys().filter(goes).map(|version| Tidy::RemoveVersion(name.clone(), *version)));

@@ -82,7 +82,7 @@ impl World {
         for act in tidy(&self.listing, &self.local, self.keep) {
             match act {
                 Tidy::PlaceLabels(name) => {
-                    self.local.models.get_mut(&name).unwrap().labels.as_mut().unwrap().is_placed = true;
+                    self.local.models.get_mut(&name).unwrap().placed();
                     did.push("labels".into());
                 }
                 Tidy::RemoveLabels(name) => {
@@ -203,6 +203,24 @@ fn a_label_may_move_beside_a_version_that_was_refused() {
     let mut world = World::new(&[TWO, &["m/labels.json"]].concat()).labels(&[("live", 1)]);
     world.broken.insert(2);
     assert_eq!(world.pass(), ["fetch 2", "fetch 1", "labels"]);
+}
+
+#[test]
+fn a_labelled_version_that_is_refused_keeps_only_what_its_label_led_to() {
+    let names = |newest: u64| {
+        let versions = (1..=newest).map(|version| format!("m/{version}/manifest.json"));
+        versions.chain(["m/labels.json".to_string()]).collect::<Vec<_>>()
+    };
+    let lists = |world: World, newest: u64| world.lists(&names(newest).iter().map(String::as_str).collect::<Vec<_>>());
+    let mut world = lists(World::new(ONE), 3).labels(&[("canary", 1)]);
+    world.broken.insert(2);
+    world.pass();
+    let mut world = world.changes("m/labels.json", "b").labels(&[("canary", 2)]);
+    assert_eq!(world.pass(), ["fetch 2", "labels"], "1 stays");
+    world.listing = lists(World::new(ONE), 4).listing;
+    world.local.models.get_mut("m").unwrap().labels.as_mut().unwrap().mark =
+        world.listing.models["m"].labels.as_ref().unwrap().mark;
+    assert_eq!(world.pass(), ["fetch 4", "remove 3"]);
 }
 
 #[test]
