@@ -1,7 +1,8 @@
 //! Decides what is loaded, what answers, and when the old version goes: a function of (state, event, now).
 //!
 //! Of each model the newest versions and those with a label are wanted. A wanted version is loaded aside; until the newest
-//! answers, the one that did before goes on, and so does the version that a label led to. Who names none gets the version with the label `live` where the
+//! answers, the one that did before goes on, and so does the version that a label led to. Where nothing answers and all
+//! that is wanted has failed, the next lower version is tried, and so on downwards. Who names none gets the version with the label `live` where the
 //! model has that, else the newest; while the labelled one does not answer, who did goes on.
 //!
 //! A load that came to nothing is tried again after 1 s, 2 s, … 60 s, and at once when the files change. Files that vanish
@@ -267,9 +268,30 @@ impl Model {
         newest.chain(labelled).copied().collect()
     }
 
+    /// What is wanted; while that has failed and nothing answers, also the next lower version, and so on.
+    fn tried(&self, keep: usize) -> BTreeSet<u64> {
+        let mut tried = self.wanted(keep);
+        if self.is_off || self.versions.values().any(|version| version.live.is_some()) {
+            return tried;
+        }
+        for number in self.found.keys().rev() {
+            if !tried.iter().all(|tried| self.has_failed(*tried)) {
+                break;
+            }
+            tried.insert(*number);
+        }
+        tried
+    }
+
+    /// Also while it is tried again.
+    fn has_failed(&self, number: u64) -> bool {
+        let attempt = self.versions.get(&number).and_then(|version| version.attempt.as_ref());
+        attempt.is_some_and(|attempt| attempt.failures > 0 && attempt.mark == self.found[&number].mark)
+    }
+
     fn loads(&mut self, keep: usize, now_ms: u64) -> Vec<(u64, FoundVersion)> {
         let mut loads = Vec::new();
-        for number in self.wanted(keep) {
+        for number in self.tried(keep) {
             let found = &self.found[&number];
             let version = self.versions.entry(number).or_default();
             if version.live == Some(found.mark) {
@@ -294,9 +316,9 @@ impl Model {
 
     /// What is not wanted goes, but for what stands in for a wanted one that does not answer. `before`: what answered.
     fn retire(&mut self, keep: usize, before: &Shown) {
-        let wanted = self.wanted(keep);
+        let tried = self.tried(keep);
         let stand_ins = if self.is_off { BTreeSet::new() } else { self.stand_ins(before) };
-        self.versions.retain(|number, _| wanted.contains(number) || stand_ins.contains(number));
+        self.versions.retain(|number, _| tried.contains(number) || stand_ins.contains(number));
     }
 
     /// The newest that answers, each label's old version, and who answers who names none. No others: one damaged version

@@ -15,7 +15,7 @@ use cache::Cache;
 use elastic_objects::blocking::Store;
 use elastic_objects::{Address, Error, Patience};
 use plan::{Fetch, Labels, Listing, Local, MANIFEST, Tidy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -150,7 +150,8 @@ impl Mirror {
                 .models
                 .entry(name)
                 .or_insert_with(|| FoundModel { versions: BTreeMap::new(), labels: Ok(BTreeMap::new()) });
-            model.versions.insert(version, FoundVersion { dir: self.root().to_path_buf(), mark });
+            // An earlier copy that is whole goes on.
+            model.versions.entry(version).or_insert_with(|| FoundVersion { dir: self.root().to_path_buf(), mark });
         }
         drop(still);
         Ok(found)
@@ -275,7 +276,15 @@ impl Follower {
         }
         self.tidy(mirror, &listing)?;
         let mut went = Ok(());
-        for fetch in plan::fetches(&listing, &self.local, self.keep, now_us() / 1000) {
+        let mut tried = BTreeSet::new();
+        // Asked each time: where one is refused a lower one may be wanted.
+        let keep = self.keep;
+        let next = |local: &Local, tried: &BTreeSet<(String, u64)>| {
+            let fetches = plan::fetches(&listing, local, keep, now_us() / 1000);
+            fetches.into_iter().find(|fetch| !tried.contains(&(fetch.model.clone(), fetch.version)))
+        };
+        while let Some(fetch) = next(&self.local, &tried) {
+            tried.insert((fetch.model.clone(), fetch.version));
             match self.fetch(mirror, &listing, &fetch) {
                 Ok(()) => self.tidy(mirror, &listing)?,
                 // The others may do well: one object that cannot be read holds nobody up.
@@ -329,6 +338,10 @@ impl Follower {
                 status.bytes += bytes;
             }
             Err(Fault::Refused(why)) => {
+                // The repository tells of those that have no copy.
+                if model.versions.contains_key(version) {
+                    warn!(model = %name, version, %why, "a version was changed in the registry and is refused; its copy goes on");
+                }
                 let refused = plan::refuse(model.refused.get(version), listed.mark, why, now_us() / 1000);
                 model.refused.insert(*version, refused);
             }

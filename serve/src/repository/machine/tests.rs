@@ -257,6 +257,25 @@ fn a_labelled_version_that_cannot_be_loaded_keeps_only_what_stands_in_for_it() {
 }
 
 #[test]
+fn a_start_with_the_newest_damaged_goes_down_to_the_newest_that_can_be_loaded() {
+    for labels in [&[][..], &[("live", 5)]] {
+        let mut world = World::new(1);
+        world.labels = Ok(labels.iter().map(|(label, version)| (label.to_string(), *version)).collect());
+        let world = world.files(&[(2, 0), (3, 0), (4, 0), (5, 0)]);
+        assert_eq!(world.loads(), [5]);
+        let world = world.fail("damaged");
+        assert_eq!((world.loads(), world.machine.has_settled()), (vec![4], false));
+        let world = world.fail("damaged, too");
+        assert_eq!(world.loads(), [3]);
+        let world = world.finish();
+        assert_eq!((world.default(), world.answering(), world.machine.has_settled()), (Ok(3), vec![3], true));
+        let world = world.wait(60_000);
+        assert_eq!((world.loads(), world.answering()), (vec![5], vec![3]));
+        assert_eq!(world.finish().answering(), [5]);
+    }
+}
+
+#[test]
 fn labels_that_cannot_be_read_stay_as_they_were() {
     let mut world = World::new(1).files(&[(1, 0), (2, 0)]).labels(&[("stable", 1)]).finish();
     world.labels = Err("labels.json: no JSON".into());

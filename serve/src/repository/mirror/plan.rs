@@ -194,7 +194,7 @@ pub fn fetches(listing: &Listing, local: &Local, keep: usize, now_ms: u64) -> Ve
     let mut fetches = Vec::new();
     for (name, listed) in &listing.models {
         let model = local.models.get(name).unwrap_or(&nothing);
-        for version in wanted(listed, model, keep) {
+        for version in tried(listed, model, keep) {
             let listed = &listed.versions[&version];
             let waits = model.refused.get(&version).is_some_and(|r| r.mark == listed.mark && now_ms < r.again_ms);
             if model.versions.get(&version) != Some(&listed.mark) && !waits {
@@ -249,6 +249,20 @@ fn wanted(listed: &ListedModel, model: &LocalModel, keep: usize) -> BTreeSet<u64
     let newest = listed.versions.keys().rev().take(keep);
     let labels = model.labels.iter().filter(|_| listed.labels.is_some()).flat_map(|labels| labels.named.values());
     newest.chain(labels.filter(|version| listed.versions.contains_key(version))).copied().collect()
+}
+
+/// As well, while nothing is here and all that is wanted was refused, the next lower version, and so on.
+fn tried(listed: &ListedModel, model: &LocalModel, keep: usize) -> BTreeSet<u64> {
+    let mut tried = wanted(listed, model, keep);
+    let is_refused =
+        |version: &u64| model.refused.get(version).is_some_and(|r| r.mark == listed.versions[version].mark);
+    for version in listed.versions.keys().rev().filter(|_| model.versions.is_empty()) {
+        if !tried.iter().all(is_refused) {
+            break;
+        }
+        tried.insert(*version);
+    }
+    tried
 }
 
 /// The next time for a version that was refused: its bytes cost something, and seldom mend themselves.

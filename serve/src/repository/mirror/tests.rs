@@ -62,6 +62,23 @@ fn a_damaged_version_is_refused_with_the_reason_and_nothing_of_it_is_put_into_pl
 }
 
 #[test]
+fn a_start_with_the_newest_damaged_copies_the_next_and_a_whole_copy_is_not_hidden_by_a_refusal() {
+    let mut world = World::new();
+    publish(world.bucket.path(), "m/1", b"one");
+    publish(world.bucket.path(), "m/2", b"two");
+    fs::write(world.bucket.path().join("m/2/weights.safetensors"), b"tow").unwrap();
+    world.pass().unwrap();
+    assert!(world.mirror.root().join("m/1").exists());
+    fs::write(world.bucket.path().join("m/1/weights.safetensors"), b"eno").unwrap();
+    fs::remove_dir_all(world.bucket.path().join("m/2")).unwrap();
+    world.pass().unwrap();
+    let found = world.mirror.scan(crate::repository::scan::scan).unwrap();
+    let version = &found.models["m"].versions[&1];
+    assert_eq!((version.dir.clone(), world.mirror.status().refused()), (world.mirror.root().join("m/1"), 1));
+    assert_eq!(world.mirror.refusal("m", 1, version.mark), None);
+}
+
+#[test]
 fn a_bucket_that_is_away_changes_nothing_and_is_counted() {
     let mut world = World::new();
     publish(world.bucket.path(), "m/1", b"one");
