@@ -50,6 +50,8 @@ pub struct Status {
     pub away: Option<String>,
     /// Reasons by model and version, with what changes when they do.
     refused: BTreeMap<(String, u64), (u64, String)>,
+    /// Why a model's labels could not be read.
+    unread: BTreeMap<String, String>,
 }
 
 impl Status {
@@ -153,6 +155,11 @@ impl Mirror {
             // An earlier copy that is whole goes on.
             model.versions.entry(version).or_insert_with(|| FoundVersion { dir: self.root().to_path_buf(), mark });
         }
+        for (name, why) in status.unread {
+            if let Some(model) = found.models.get_mut(&name) {
+                model.labels = Err(why);
+            }
+        }
         drop(still);
         Ok(found)
     }
@@ -228,7 +235,11 @@ impl Follower {
             let models = self.local.models.values_mut();
             models.flat_map(|model| model.refused.values_mut()).for_each(|refused| refused.again_ms = 0);
         }
-        let went = self.follow(mirror);
+        let seen = self.follow(mirror);
+        let went = match &seen {
+            Ok(faults) => faults.first().map_or(Ok(()), |fault| Err(fault.clone())),
+            Err(why) => Err(why.clone()),
+        };
         self.failures = if went.is_ok() { 0 } else { self.failures.saturating_add(1) };
         let address = &mirror.address;
         let before = {
@@ -247,24 +258,30 @@ impl Follower {
             (Some(_), Ok(())) => info!(%address, "the registry is followed again"),
             _ => {}
         }
-        // Before the first that went well nobody looks; after it, also what half a pass has brought.
+        // Before the bucket was first seen nobody looks; one object that cannot be read holds nobody up.
         mirror.passes.send_if_modified(|passes| {
-            *passes += u64::from(went.is_ok());
+            *passes += u64::from(seen.is_ok());
             *passes > 0
         });
-        went
+        seen.map(drop)
     }
 
-    fn follow(&mut self, mirror: &Mirror) -> Result<(), String> {
+    /// The error is for a bucket that cannot be listed; faults are those of single objects, or of the disk.
+    fn follow(&mut self, mirror: &Mirror) -> Result<Vec<String>, String> {
         let entries = mirror.store.list("", OBJECTS_MAX).map_err(|error| error.to_string())?;
         let listing = Listing::of(&entries, &mirror.own);
         self.local.heed(&listing);
         self.tell(mirror);
+        let (mut faults, mut unread) = (Vec::new(), BTreeMap::new());
         for (name, labels) in plan::labels_to_read(&listing, &self.local) {
             let read = mirror.store.get(&labels.object, SMALL_FILE_BYTES_MAX);
             let bytes = match read.map_err(Fault::of) {
                 Ok(bytes) => bytes,
-                Err(Fault::Passing(why)) => return Err(why),
+                Err(Fault::Passing(why)) => {
+                    unread.insert(name, why.clone());
+                    faults.push(why);
+                    continue;
+                }
                 // Too large, or gone by now: nothing that could be understood.
                 Err(Fault::Refused(_)) => bytes::Bytes::new(),
             };
@@ -274,8 +291,8 @@ impl Follower {
             let named = serde_json::from_slice(&bytes).unwrap_or(before);
             model.labels = Some(Labels { mark: labels.mark, bytes: bytes.to_vec(), named, is_placed: false });
         }
-        self.tidy(mirror, &listing)?;
-        let mut went = Ok(());
+        mirror.lock().unread = unread;
+        faults.extend(self.tidy(mirror, &listing).err());
         let mut tried = BTreeSet::new();
         // Asked each time: where one is refused a lower one may be wanted.
         let keep = self.keep;
@@ -286,12 +303,12 @@ impl Follower {
         while let Some(fetch) = next(&self.local, &tried) {
             tried.insert((fetch.model.clone(), fetch.version));
             match self.fetch(mirror, &listing, &fetch) {
-                Ok(()) => self.tidy(mirror, &listing)?,
+                Ok(()) => faults.extend(self.tidy(mirror, &listing).err()),
                 // The others may do well: one object that cannot be read holds nobody up.
-                Err(why) => went = went.and(Err(why)),
+                Err(why) => faults.push(why),
             }
         }
-        went
+        Ok(faults)
     }
 
     fn tidy(&mut self, mirror: &Mirror, listing: &Listing) -> Result<(), String> {

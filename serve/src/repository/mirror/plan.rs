@@ -215,6 +215,10 @@ pub fn tidy(listing: &Listing, local: &Local, keep: usize) -> Vec<Tidy> {
             acts.push(Tidy::RemoveModel(name.clone()));
             continue;
         };
+        // Labels that could not be read may name anything.
+        if listed.labels.is_some() && model.labels.is_none() {
+            continue;
+        }
         let wanted = wanted(listed, model, keep);
         let is_whole = |version: &u64| model.versions.get(version) == Some(&listed.versions[version].mark);
         let is_refused =

@@ -79,6 +79,19 @@ fn a_start_with_the_newest_damaged_copies_the_next_and_a_whole_copy_is_not_hidde
 }
 
 #[test]
+fn one_object_that_cannot_be_read_holds_nobody_up() {
+    let mut world = World::new();
+    publish(world.bucket.path(), "m/1", b"one");
+    publish(world.bucket.path(), "n/1", b"two");
+    fs::write(world.bucket.path().join("m/labels.json"), "{}").unwrap();
+    // A directory in its way: the copy of this model meets an error of the disk.
+    fs::write(world.mirror.root().join("m"), "in the way").unwrap();
+    world.pass().unwrap();
+    assert_eq!((world.seen(), *world.mirror.passes.borrow()), (vec!["n/1".to_string()], 1));
+    assert_eq!((world.mirror.status().failures, world.mirror.status().away.is_some()), (1, true));
+}
+
+#[test]
 fn a_bucket_that_is_away_changes_nothing_and_is_counted() {
     let mut world = World::new();
     publish(world.bucket.path(), "m/1", b"one");
