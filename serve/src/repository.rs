@@ -80,6 +80,8 @@ pub(crate) struct Repository {
     asked: Vec<(String, oneshot::Sender<Result<(), Refusal>>)>,
     /// Labels that do not lead to their version, as they were last told.
     amiss: BTreeSet<(String, String)>,
+    /// Labels that cannot be read, as they were last told.
+    bad_labels: BTreeSet<(String, String)>,
     view: View,
 }
 
@@ -104,6 +106,7 @@ pub(crate) async fn run(shared: Arc<Shared>, open: Open, inbox: Inbox, mut end: 
         done,
         asked: Vec::new(),
         amiss: BTreeSet::new(),
+        bad_labels: BTreeSet::new(),
         view: View::default(),
     };
     let mirror = repository.shared.config.mirror.clone();
@@ -262,6 +265,11 @@ impl Repository {
             warn!(%model, %why, "a label does not lead to its version");
         }
         self.amiss = amiss;
+        let bad = self.machine.bad_labels();
+        for (model, why) in bad.difference(&self.bad_labels) {
+            warn!(%model, %why, "the labels cannot be read; what they said before holds");
+        }
+        self.bad_labels = bad;
     }
 
     /// One at a time: a load competes with requests for the processor.

@@ -85,6 +85,8 @@ struct Model {
     found: BTreeMap<u64, FoundVersion>,
     labels: BTreeMap<String, u64>,
     bad_labels: Option<String>,
+    /// Were they ever read?
+    has_labels: bool,
     versions: BTreeMap<u64, Version>,
 }
 
@@ -155,7 +157,7 @@ impl Machine {
                 model.found = found.versions;
             }
             match found.labels {
-                Ok(labels) => (model.labels, model.bad_labels) = (labels, None),
+                Ok(labels) => (model.labels, model.bad_labels, model.has_labels) = (labels, None, true),
                 Err(why) => model.bad_labels = Some(why),
             }
         }
@@ -231,6 +233,12 @@ impl Machine {
             amiss.into_iter().map(|why| (name.clone(), why)).collect::<Vec<_>>()
         };
         self.models.iter().flat_map(of).collect()
+    }
+
+    /// Why labels cannot be read, by model.
+    pub fn bad_labels(&self) -> BTreeSet<(String, String)> {
+        let of = |(name, model): (&String, &Model)| Some((name.clone(), model.bad_labels.clone()?));
+        self.models.iter().filter_map(of).collect()
     }
 
     pub fn index(&self) -> Vec<IndexRow> {
@@ -351,6 +359,10 @@ impl Model {
         };
         let labels: BTreeMap<String, u64> = self.labels.iter().map(target).collect();
         let newest = versions.last().copied();
+        // Which version is meant is not known.
+        if let (Some(why), false, false) = (&self.bad_labels, self.has_labels, self.is_off) {
+            return Shown { versions, labels, default: None, unready: Some(why.clone()) };
+        }
         let default = match labels.get(LIVE_LABEL) {
             None => newest,
             Some(labelled) if live(labelled) => Some(*labelled),

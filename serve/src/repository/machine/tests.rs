@@ -285,6 +285,17 @@ fn labels_that_cannot_be_read_stay_as_they_were() {
 }
 
 #[test]
+fn labels_that_were_never_read_leave_who_names_none_without_an_answer() {
+    let mut world = World::new(1);
+    world.labels = Err("labels.json: no JSON".into());
+    let world = world.files(&[(1, 0)]).finish();
+    assert_eq!((world.answering(), world.default()), (vec![1], Err("labels.json: no JSON".into())));
+    assert_eq!(world.machine.bad_labels().len(), 1);
+    let world = world.labels(&[]);
+    assert_eq!((world.default(), world.machine.bad_labels().len()), (Ok(1), 0));
+}
+
+#[test]
 fn a_deleted_version_is_a_way_back() {
     let world = World::new(1).files(&[(1, 0), (2, 0)]).finish().files(&[(1, 0)]);
     assert_eq!((world.answering(), world.loads()), (vec![2], vec![1]));
