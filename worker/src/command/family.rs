@@ -43,14 +43,27 @@ pub fn living() -> Vec<Kin> {
     family().into_iter().filter(|kin| !kin.is_dead).collect()
 }
 
-/// Takes orphans that have ended off the system's list.
-pub fn reap() {
-    let me = getpid().as_raw_nonzero().get();
-    for kin in family().iter().filter(|kin| kin.is_dead && kin.parent == me) {
-        if let Some(pid) = Pid::from_raw(kin.pid) {
+/// Takes orphans that have ended off the system's list, but none of `members`, whose ends are others' to see.
+pub fn reap(members: &[i32]) {
+    if !has_dead_child() {
+        return;
+    }
+    for pid in dead_orphans(getpid().as_raw_nonzero().get(), members, &all()) {
+        if let Some(pid) = Pid::from_raw(pid) {
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
     }
+}
+
+/// One call, where a look at all processes is hundreds.
+fn has_dead_child() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::All, options).is_ok_and(|status| status.is_some())
+}
+
+fn dead_orphans(of: i32, members: &[i32], all: &[Kin]) -> Vec<i32> {
+    let is_due = |kin: &&Kin| kin.is_dead && kin.parent == of && !members.contains(&kin.pid);
+    all.iter().filter(is_due).map(|kin| kin.pid).collect()
 }
 
 /// Ends all at once: whoever would have ended them in order is gone.
@@ -114,6 +127,15 @@ mod tests {
         assert_eq!(read, Kin { pid: 7, parent: 3, group: 9, is_dead: false });
         assert!(parse(7, "7 (x) Z 3 9 9").unwrap().is_dead);
         assert_eq!(parse(7, "7 x"), None);
+    }
+
+    #[test]
+    fn of_the_dead_only_orphans_that_fell_to_this_process_are_reaped() {
+        let dead = |pid, parent| Kin { is_dead: true, ..kin(pid, parent) };
+        // A member that ended, one that lives, two orphans of which one lives, and a dead child of a member's own.
+        let all = [dead(5, 2), kin(6, 2), dead(7, 2), kin(8, 2), dead(9, 6), dead(10, 1)];
+        assert_eq!(dead_orphans(2, &[5, 6], &all), [7]);
+        assert_eq!(dead_orphans(2, &[], &all), [5, 7]);
     }
 
     #[test]

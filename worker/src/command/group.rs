@@ -156,6 +156,12 @@ impl Group {
         }
     }
 
+    /// Takes off the system's list whatever its processes left behind and has ended; a generation may last for weeks.
+    pub fn reap_orphans(&self) {
+        let pid = |m: &Member| m.child.as_ref().map(|child| Pid::from_child(child).as_raw_nonzero().get());
+        family::reap(&self.members.iter().filter_map(pid).collect::<Vec<i32>>());
+    }
+
     /// To each group, and to what has left its group.
     fn signal(&self, signal: Signal) {
         let groups: Vec<Pid> = self.members.iter().filter_map(|m| m.child.as_ref().map(Pid::from_child)).collect();
@@ -188,7 +194,7 @@ impl Group {
             // Its end was seen, so this does not wait; from here on its number may be another's.
             member.child.take().iter_mut().for_each(|child| drop(child.wait()));
         }
-        family::reap();
+        family::reap(&[]);
         if since.elapsed() < LAST_LINES && self.members.iter().any(|m| !m.output.is_over()) {
             return None;
         }

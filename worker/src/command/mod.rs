@@ -35,6 +35,8 @@ use tokio::sync::mpsc;
 
 /// While processes end.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Orphans that have ended count among the processes that the system allows, until they are reaped.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 /// An agent that stops this worker waits no longer than `GRACE_MS`, and the rest of the work takes its time, too.
 const LAST_GRACE: Duration = Duration::from_millis(GRACE_MS - 2_000);
 
@@ -54,7 +56,8 @@ pub(crate) async fn life(env: &Env, order: &Order, command: &CommandSpec, agent:
     let (end, mut ends) = mpsc::channel(usize::from(command.processes));
     let mut meeting = Meeting::reserve(env).map_err(Fault::Node)?;
     let mut status = WorkerStatus { phase: Phase::Ready, ..crate::status::blank(meeting.address(), 0) };
-    let mut keeper = Keeper { env, order, command, group: None, began: None, failed_at: Instant::now() };
+    let mut keeper =
+        Keeper { env, order, command, group: None, began: None, failed_at: Instant::now(), reaped_at: Instant::now() };
     let mut is_ending = false;
     agent.tell(status.clone());
     loop {
@@ -79,6 +82,7 @@ pub(crate) async fn life(env: &Env, order: &Order, command: &CommandSpec, agent:
                 (status.phase, status.failure, status.view) = (Phase::Ready, None, Some(view));
             }
         }
+        keeper.reap_orphans();
         keeper.age(&mut status);
         agent.tell(status.clone());
         let pause = if keeper.is_in_motion() { LOOK_EVERY } else { Duration::from_millis(BEAT_MS) };
@@ -101,6 +105,7 @@ struct Keeper<'a> {
     began: Option<Epoch>,
     /// When the failure that is told took place.
     failed_at: Instant,
+    reaped_at: Instant,
 }
 
 impl Keeper<'_> {
@@ -150,6 +155,13 @@ impl Keeper<'_> {
     fn age(&self, status: &mut WorkerStatus) {
         if let Some(failure) = &mut status.failure {
             failure.age_ms = self.failed_at.elapsed().as_millis() as u64;
+        }
+    }
+
+    fn reap_orphans(&mut self) {
+        if let Some(group) = self.group.as_ref().filter(|_| self.reaped_at.elapsed() >= REAP_EVERY) {
+            group.reap_orphans();
+            self.reaped_at = Instant::now();
         }
     }
 
