@@ -66,6 +66,9 @@ pub(crate) async fn life(env: &Env, order: &Order, command: &CommandSpec, agent:
         keeper.end_what_is_over(&told, is_ending || told.leave, grace, &mut status);
         if keeper.group.is_none() {
             if is_ending || told.leave {
+                // How the generation ended may have come out just now: done is not to be done again.
+                keeper.age(&mut status);
+                agent.tell_last(|last| *last = status).await;
                 return Ok(exit::DRAINED);
             }
             if let Some((view, rank)) = keeper.is_due(&told) {

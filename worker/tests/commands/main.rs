@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use elastic_proto::framed::Framed;
 use elastic_spec::facts::{Launch, Phase, WorkerStatus, WorkerUp};
 use elastic_spec::job::{ParseContext, parse};
-use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder};
+use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder, exit};
 use elastic_spec::{Epoch, JobId, NodeId, Rank, WorkerId};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -156,4 +156,16 @@ fn orphans_that_ended_are_reaped_while_their_generation_goes_on() {
     wait_for("no zombie under the worker", || worker.zombies() == 0);
     while worker.statuses.try_recv().is_ok() {}
     worker.until("still at it", |status| status.phase == Phase::Active && status.failure.is_none());
+}
+
+#[test]
+fn a_worker_that_leaves_while_done_work_is_cleared_says_that_it_is_done() {
+    let left = "trap 'touch asked' TERM; touch left; while :; do sleep 0.05; done";
+    let script = format!("({left}) & while [ ! -e left ]; do sleep 0.01; done; exit 0");
+    let mut worker = Worker::start(&script);
+    // What was left behind is asked to end only when the generation has ended well.
+    wait_for("SIGTERM for what was left behind", || worker.path("asked").exists());
+    worker.order(true);
+    assert_eq!(worker.child.wait().unwrap().code(), Some(exit::DRAINED));
+    worker.until("finished", |status| status.phase == Phase::Finished);
 }
