@@ -20,23 +20,30 @@ pub fn failed_at(error_file: &Path, now: SystemTime) -> Option<Instant> {
     Instant::now().checked_sub(age)
 }
 
-/// In words for a person.
-pub fn message(error_file: &Path, end: &End, tail: &[String]) -> String {
+/// Whether the error file tells of the end at `ended`: not of something, long before, that the process survived.
+pub fn is_of_end(error_file: &Path, ended: SystemTime) -> bool {
+    let written = std::fs::metadata(error_file).and_then(|file| file.modified());
+    // One of the future is of a file system whose clock is ahead.
+    written.is_ok_and(|written| ended.duration_since(written).is_ok_and(|age| age < FILE_AGE_MAX) || written > ended)
+}
+
+/// In words for a person; `error_file` where it is of this end.
+pub fn message(error_file: Option<&Path>, end: &End, tail: &[String]) -> String {
     if let End::Unstartable(_) = end {
         return String::new();
     }
-    let told = read(error_file).or_else(|| tail.iter().rev().find(|line| !line.trim().is_empty()).cloned());
+    let told = error_file.and_then(read).or_else(|| tail.iter().rev().find(|line| !line.trim().is_empty()).cloned());
     told.unwrap_or_default().trim().chars().take(MESSAGE_CHARS_MAX).collect()
 }
 
 /// The error file as it was written, for whoever started the job: where it is JSON of a size that travels.
-pub fn whole(error_file: &Path, end: &End) -> Option<String> {
+pub fn whole(error_file: Option<&Path>, end: &End) -> Option<String> {
     if let End::Unstartable(_) = end {
         return None;
     }
     let mut text = String::new();
     let limit = ERROR_FILE_BYTES_MAX as u64 + 1;
-    std::fs::File::open(error_file).ok()?.take(limit).read_to_string(&mut text).ok()?;
+    std::fs::File::open(error_file?).ok()?.take(limit).read_to_string(&mut text).ok()?;
     let is_json = text.len() <= ERROR_FILE_BYTES_MAX && serde_json::from_str::<Value>(&text).is_ok();
     is_json.then_some(text)
 }
@@ -74,7 +81,7 @@ mod tests {
             std::fs::write(&file, content).unwrap();
         }
         let tail: Vec<String> = tail.iter().map(|line| line.to_string()).collect();
-        message(&file, &End::Code(1), &tail)
+        message(Some(&file), &End::Code(1), &tail)
     }
 
     #[test]
@@ -91,7 +98,7 @@ mod tests {
         let file = dir.path().join("error.json");
         let of = |content: &str, end: &End| {
             std::fs::write(&file, content).unwrap();
-            whole(&file, end)
+            whole(Some(&file), end)
         };
         let written = r#"{"message": {"message": "RuntimeError: boom", "extraInfo": {}}}"#;
         assert_eq!(of(written, &End::Code(1)).as_deref(), Some(written));
@@ -99,7 +106,21 @@ mod tests {
         assert_eq!(of("no json", &End::Code(1)), None);
         let long = format!("{:?}", "x".repeat(ERROR_FILE_BYTES_MAX));
         assert_eq!(of(&long, &End::Code(1)), None);
-        assert_eq!(whole(&dir.path().join("absent"), &End::Code(1)), None);
+        assert_eq!(whole(Some(&dir.path().join("absent")), &End::Code(1)), None);
+        assert_eq!(whole(None, &End::Code(1)), None);
+    }
+
+    #[test]
+    fn an_error_file_is_of_an_end_soon_after_it_and_of_no_later_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("error.json");
+        let written = SystemTime::now();
+        std::fs::File::create(&path).unwrap().set_modified(written).unwrap();
+        for (after, is_of_it) in [(0, true), (59, true), (60, false), (7_200, false)] {
+            assert_eq!(is_of_end(&path, written + Duration::from_secs(after)), is_of_it, "{after} s");
+        }
+        assert!(is_of_end(&path, written - Duration::from_secs(5)), "a clock that is ahead");
+        assert!(!is_of_end(&dir.path().join("absent"), written));
     }
 
     #[test]

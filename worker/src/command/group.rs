@@ -11,6 +11,7 @@ use elastic_spec::facts::{End, ProcessFailure};
 use elastic_spec::job::CommandSpec;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
@@ -46,6 +47,8 @@ struct Member {
     child: Option<Child>,
     /// The moment is that of the failure, where it is one: the error file's, else the end's.
     end: Option<(Instant, End)>,
+    /// What it wrote about this end.
+    error_file: Option<PathBuf>,
     output: output::Output,
 }
 
@@ -71,6 +74,7 @@ impl Group {
                 Err(why) => Member {
                     child: None,
                     end: Some((Instant::now(), End::Unstartable(why))),
+                    error_file: None,
                     output: output::Output::default(),
                 },
             };
@@ -102,7 +106,7 @@ impl Group {
             let _ = child.wait();
             return Err(format!("watch the process: {error}"));
         }
-        Ok(Member { child: Some(child), end: None, output })
+        Ok(Member { child: Some(child), end: None, error_file: None, output })
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -110,8 +114,10 @@ impl Group {
     }
 
     pub fn note_end(&mut self, local: u16, end: End) {
-        let at = cause::failed_at(&self.place.error_file(local), SystemTime::now()).unwrap_or_else(Instant::now);
+        let (file, now) = (self.place.error_file(local), SystemTime::now());
+        let at = cause::failed_at(&file, now).unwrap_or_else(Instant::now);
         if let Some(member) = self.members.get_mut(usize::from(local)) {
+            member.error_file = Some(file).filter(|file| cause::is_of_end(file, now));
             member.end = Some((at, end));
         }
     }
@@ -129,11 +135,11 @@ impl Group {
             return None;
         }
         self.is_told = true;
-        let (output, error_file) = (&self.members[usize::from(local)].output, self.place.error_file(local));
+        let Member { output, error_file, .. } = &self.members[usize::from(local)];
         output.show_tail();
         let tail = output.tail();
-        let message = cause::message(&error_file, &end, &tail);
-        let (rank, error_file) = (self.place.rank(local), cause::whole(&error_file, &end));
+        let message = cause::message(error_file.as_deref(), &end, &tail);
+        let (rank, error_file) = (self.place.rank(local), cause::whole(error_file.as_deref(), &end));
         let port_taken = rank == 0 && cause::is_port_taken(&message, &tail);
         Some((at, ProcessFailure { rank, end, message, age_ms: 0, port_taken, error_file }))
     }

@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use elastic_proto::framed::Framed;
-use elastic_spec::facts::{Launch, Phase, WorkerStatus, WorkerUp};
+use elastic_spec::facts::{End, Launch, Phase, WorkerStatus, WorkerUp};
 use elastic_spec::job::{ParseContext, parse};
 use elastic_spec::view::{Pace, Role, View, ViewMember, WorkerOrder, exit};
 use elastic_spec::{Epoch, JobId, NodeId, Rank, WorkerId};
@@ -168,4 +168,19 @@ fn a_worker_that_leaves_while_done_work_is_cleared_says_that_it_is_done() {
     worker.order(true);
     assert_eq!(worker.child.wait().unwrap().code(), Some(exit::DRAINED));
     worker.until("finished", |status| status.phase == Phase::Finished);
+}
+
+#[test]
+fn an_error_file_of_long_before_is_not_why_a_process_was_killed() {
+    let write = |age: &str| {
+        let file = "\"$TORCHELASTIC_ERROR_FILE\"";
+        let script = format!(
+            "echo '{{\"message\": \"ValueError: of then\"}}' > {file}; touch -d '{age}' {file}; echo last >&2; kill -9 $$"
+        );
+        let failure = Worker::start(&script).until("failed", |status| status.failure.is_some()).failure.unwrap();
+        assert_eq!(failure.end, End::Signal(9));
+        (failure.message, failure.error_file.is_some())
+    };
+    assert_eq!(write("2 seconds ago"), ("ValueError: of then".into(), true));
+    assert_eq!(write("2 hours ago"), ("last".into(), false));
 }
