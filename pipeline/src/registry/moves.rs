@@ -56,7 +56,7 @@ pub fn back(moves: &[Move], published: &BTreeSet<u64>, label: &str, now: u64) ->
     let is_good = |version: &u64| published.contains(version) && !bad.contains(version);
     let mut passed = BTreeSet::from([now]);
     let mut at = now;
-    let came = |at: u64| own().filter(|step| step.to == at && step.by != By::Rollback).next_back()?.from;
+    let came = |at: u64| own().rfind(|step| step.to == at && step.by != By::Rollback)?.from;
     while let Some(before) = came(at).filter(|before| passed.insert(*before)) {
         if is_good(&before) {
             return Some(before);

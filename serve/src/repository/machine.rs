@@ -336,7 +336,7 @@ impl Model {
         let mut stand_ins = BTreeSet::new();
         let newest_answers = self.found.keys().next_back().is_some_and(answers);
         if !newest_answers {
-            stand_ins.extend(self.versions.keys().copied().filter(answers).next_back());
+            stand_ins.extend(self.versions.keys().copied().rfind(answers));
         }
         let waits = |(_, wanted): &(&String, &u64)| self.found.contains_key(wanted) && !answers(wanted);
         let waiting = self.labels.iter().filter(waits);
