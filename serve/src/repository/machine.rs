@@ -2,8 +2,8 @@
 //!
 //! Of each model the newest versions and those with a label are wanted. A wanted version is loaded aside; until the newest
 //! answers, the one that did before goes on, and so does the version that a label led to. Where nothing answers and all
-//! that is wanted has failed, the next lower version is tried, and so on downwards. Who names none gets the version with the label `live` where the
-//! model has that, else the newest; while the labelled one does not answer, who did goes on.
+//! that is wanted has failed, the next lower version is tried, and so on downwards. Who names none gets the version with
+//! the label `live` where the model has that, else the newest; while the labelled one does not answer, who did goes on.
 //!
 //! A load that came to nothing is tried again after 1 s, 2 s, … 60 s, and at once when the files change. Files that vanish
 //! with their whole model take it out; a model whose directory is there but holds nothing whole (somebody copies) keeps
